@@ -1,0 +1,22 @@
+"""A bilinear layer for the price of a linear one, behind torch.nn.Bilinear's interface.
+
+    z[i, l] = sum over m, n of  x[i, m] * weight[l, m, n] * y[i, n]  + bias[l]
+
+Importing this touches no GPU and does not import triton.
+"""
+
+from .backend import use_backend
+from .functional import bilinear, bilinear_form, linear, pairwise_bilinear
+from .modules import Bilinear, PairwiseBilinear
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Bilinear",
+    "PairwiseBilinear",
+    "bilinear",
+    "bilinear_form",
+    "linear",
+    "pairwise_bilinear",
+    "use_backend",
+]

@@ -1,0 +1,79 @@
+"""Which implementation of the primitives serves a tensor.
+
+A backend is a module with the functions `contract`, `contract_keep`, `grad_inputs`, `grad_weight` and `chain`.
+The choice is one setting for the whole process, not one per thread: the backward pass of a graph of GPU tensors
+runs on threads of autograd's own, which would not see a thread's setting.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from functools import cache
+from types import ModuleType, TracebackType
+
+BACKENDS = ("auto", "triton", "torch")
+
+# Device types that Triton compiles for. "cuda" includes AMD's GPUs.
+_TRITON_DEVICE_TYPES = frozenset({"cuda", "xpu"})
+
+_choice = "auto"
+
+
+class use_backend:
+    """Context manager that chooses the implementation: `"auto"`, `"triton"` or `"torch"`.
+
+    `"auto"` (the default of the process) takes Triton's kernels for tensors on a device that Triton serves, where
+    triton is installed, and torch's matrix products for all others. `"triton"` takes the kernels for every tensor, on
+    whatever driver Triton has active (its interpreter, for CPU tensors); `"torch"` takes the matrix products.
+
+    The setting belongs to the process, not to a thread. Backward follows the setting that holds while it runs.
+
+    Raises:
+        ValueError: for another name.
+        ImportError: for `"triton"` where triton is not installed.
+    """
+
+    def __init__(self, name: str) -> None:
+        if name not in BACKENDS:
+            choices = ", ".join(repr(choice) for choice in BACKENDS)
+            raise ValueError(f"use_backend(): unknown backend {name!r}, expected one of {choices}")
+        if name == "triton" and not triton_installed():
+            raise ImportError(
+                "use_backend('triton'): the package `triton` is not installed; install it (pip install triton) or use "
+                "the backend 'torch'"
+            )
+        self.name = name
+        self._outer: list[str] = []
+
+    def __enter__(self) -> use_backend:
+        global _choice
+        self._outer.append(_choice)
+        _choice = self.name
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _choice
+        _choice = self._outer.pop()
+
+
+@cache
+def triton_installed() -> bool:
+    """Whether triton can be imported, found out without importing it."""
+    return importlib.util.find_spec("triton") is not None
+
+
+@cache
+def _load(name: str) -> ModuleType:
+    return importlib.import_module(f"triton_bilinear.{name}")
+
+
+def primitives(device_type: str) -> ModuleType:
+    """The primitives for tensors of this device type, under the current choice."""
+    if _choice == "torch":
+        return _load("cpu")
+    if _choice == "triton" or (device_type in _TRITON_DEVICE_TYPES and triton_installed()):
+        return _load("gpu")
+    return _load("cpu")

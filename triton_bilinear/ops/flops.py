@@ -1,0 +1,107 @@
+"""The cost of each op for torch.utils.flop_counter, in closed form.
+
+One contraction of the family is one unit of 2*B*P*Q*R floating-point operations (grad_inputs yields two results from
+one contraction). A pairwise product is two matrix products, in the cheaper of the two orders.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from math import prod
+from types import ModuleType
+from typing import Any
+
+import torch
+
+_COUNTER = "torch.utils.flop_counter"
+Shape = Sequence[int]
+
+
+def _unit(vectors: Shape, weight: Shape, feature_dim: int) -> int:
+    batch = prod(vectors) // vectors[feature_dim] if vectors[feature_dim] else 0
+    return 2 * batch * prod(weight)
+
+
+def _contract(u: Shape, v: Shape, weight: Shape, bias: Shape | None, feature_dim: int, **_: Any) -> int:
+    return _unit(u, weight, feature_dim)
+
+
+def _grad_inputs(g: Shape, x: Shape, y: Shape, weight: Shape, feature_dim: int, **_: Any) -> int:
+    return _unit(g, weight, feature_dim)
+
+
+def _grad_weight(g: Shape, x: Shape, y: Shape, feature_dim: int, *, out_shape: Shape, **_: Any) -> int:
+    return _unit(g, out_shape, feature_dim)
+
+
+def _chain(count: int, a: int, e: int, c: int, d: int) -> int:
+    """`count` products (a, e) (e, c) (c, d)."""
+    return 2 * count * min(a * c * (e + d), e * d * (c + a))
+
+
+def _pairwise(x: Shape, y: Shape, weight: Shape, bias: Shape | None, **_: Any) -> int:
+    outputs, m, n = weight
+    return _chain(prod(x[:-2]) * outputs, x[-2], m, n, y[-2])
+
+
+def _pairwise_grad_x(g: Shape, y: Shape, weight: Shape, **_: Any) -> int:
+    m, n = weight[1:]
+    return _chain(prod(g[:-2]), g[-2], g[-1], n, m)
+
+
+def _pairwise_grad_weight(g: Shape, x: Shape, y: Shape, **_: Any) -> int:
+    return _chain(prod(g[:-2]), x[-1], g[-2], g[-1], y[-1])
+
+
+_FORMULAS: dict[str, Callable[..., int]] = {
+    "contract": _contract,
+    "contract_keep": _contract,
+    "grad_inputs": _grad_inputs,
+    "grad_weight": _grad_weight,
+    "pairwise": _pairwise,
+    "pairwise_grad_x": _pairwise_grad_x,
+    "pairwise_grad_weight": _pairwise_grad_weight,
+}
+
+
+def _register(counter: ModuleType) -> None:
+    for name, formula in _FORMULAS.items():
+        counter.register_flop_formula(getattr(torch.ops.triton_bilinear, name))(formula)
+
+
+class _WhenImported(MetaPathFinder, Loader):
+    """Registers the formulas once torch's counter is imported, by whoever first does.
+
+    Importing it ourselves would import triton, and that would settle whether triton interprets or compiles its own
+    library before the user had the chance to say so (TRITON_INTERPRET).
+    """
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != _COUNTER:
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(name, path)
+        if spec is not None and spec.loader is not None:
+            self.loader, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.loader.exec_module(module)
+        _register(module)
+
+
+def register() -> None:
+    """Have FlopCounterMode count our ops."""
+    if _COUNTER in sys.modules:
+        _register(sys.modules[_COUNTER])
+    else:
+        sys.meta_path.insert(0, _WhenImported())
+
+
+register()
