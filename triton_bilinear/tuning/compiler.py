@@ -37,6 +37,13 @@ class CompileRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     below_2gb: bool = True
 
+    def __post_init__(self) -> None:
+        plain = {
+            name: pointer_type(value.dtype, aligned=value.data_ptr() % 16 == 0) if hasattr(value, "data_ptr") else value
+            for name, value in self.arguments.items()
+        }
+        object.__setattr__(self, "arguments", plain)
+
 
 @dataclass(frozen=True)
 class CompiledReport:
@@ -161,8 +168,6 @@ def _type_of(value: Any) -> str:
         return "fp32"
     if value is None:
         return "constexpr"
-    if hasattr(value, "data_ptr"):
-        return pointer_type(value.dtype, aligned=value.data_ptr() % 16 == 0)
     raise TypeError(f"cannot compile for an argument of type {type(value).__name__}")
 
 

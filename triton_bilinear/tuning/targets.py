@@ -34,3 +34,31 @@ def architecture_name(target: Any) -> str:
 def matrix_class(opcode: str) -> str | None:
     """Which kind of matrix instruction an opcode is: mma, wgmma, tcgen05, mfma, wmma, or None."""
     return next((name for pattern, name in _MATRIX_CLASSES if pattern.match(opcode)), None)
+
+
+def expected_matrix_class(
+    architecture: str, dtype: str, precision: str = "ieee", block_m: int = 64, num_warps: int = 4
+) -> str | None:
+    """The matrix instruction that a product of `dtype` tiles should become, or None where plain arithmetic must do.
+
+    dtype: "float16", "bfloat16", "float32" or "float64". precision: `input_precision` of a float32 product. block_m:
+    rows of the product's tile; fewer than 64 rows, or fewer than four warps, leave sm_90 and sm_100 with mma.
+    """
+    exact = dtype == "float64" or (dtype == "float32" and precision == "ieee")
+    if architecture.startswith("gfx9"):
+        return "mfma"
+    if architecture.startswith("gfx"):
+        return None if exact else "wmma"
+    if dtype == "float64":
+        return "mma" if architecture in ("sm_80", "sm_90", "sm_100") else None
+    if exact:
+        return None
+    asynchronous = {9: "wgmma", 10: "tcgen05"}.get(gpu_target(architecture).arch // 10)
+    return asynchronous if asynchronous and block_m >= 64 and num_warps >= 4 else "mma"
+
+
+def product_precisions(architecture: str) -> tuple[str, ...]:
+    """The `input_precision` values that a float32 product can have on an architecture."""
+    if architecture.startswith("sm_"):
+        return ("ieee", "tf32", "tf32x3")
+    return ("ieee", "tf32") if architecture == "gfx942" else ("ieee",)
