@@ -1,0 +1,18 @@
+"""The primitives through Triton kernels: tensors to views, views to a problem, a problem to a plan, a plan to launches.
+
+    contract(u, v, weight, bias, out)             out[..., p] = sum_qr u[..., q] v[..., r] weight[p, q, r] + bias[p]
+    contract_keep(u, v, weight, bias, out, kept)  the same, and kept[..., p, r] = sum_q u[..., q] weight[p, q, r]
+    grad_inputs(g, x, y, weight, out_x, out_y)    both input gradients of the layer
+    grad_weight(g, x, y, out)                     out[l, m, n] = sum over the batch of g[..., l] x[..., m] y[..., n]
+    chain(p, q, r, bias, out)                     out[b, o] = sum_k p[b, o, k] q[b, o, k] r[b, o, k] + bias[o]
+
+Tensors have any strides, features on their last axis; outputs are written completely. Kernels run on whatever driver
+Triton has active.
+"""
+
+from .chain import chain
+from .contract import contract, contract_keep
+from .grad_inputs import grad_inputs
+from .grad_weight import grad_weight
+
+__all__ = ["chain", "contract", "contract_keep", "grad_inputs", "grad_weight"]

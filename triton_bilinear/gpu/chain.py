@@ -1,0 +1,75 @@
+"""out[b, o, a, d] = sum_{k, c} (sum_e p[b, o, k, a, e] q[b, o, k, e, c]) r[b, o, k, c, d] + bias[o] through Triton."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..kernels.chain import chain_kernel
+from ..planning import ChainProblem, plan_chain
+from ..tuning.devices import DeviceSpec
+from .device import device_of, float32_precision
+from .launch import Launch, common_constants, even, run, unit_axis
+from .reduction import reduce_partials, workspace
+from .rows import batch_rows
+
+
+def chain(p: Tensor, q: Tensor, r: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """See `triton_bilinear.gpu`."""
+    if not out.numel():
+        return
+    if not (p.numel() and q.numel() and r.numel()):
+        out.zero_() if bias is None else out.copy_(bias[:, None, None].expand_as(out))
+        return
+    run(chain_launches(p, q, r, bias, out, device_of(out)), out)
+
+
+def chain_launches(
+    p: Tensor, q: Tensor, r: Tensor, bias: Tensor | None, out: Tensor, device: DeviceSpec
+) -> list[Launch]:
+    """The launches, their workspace allocated. No size may be 0."""
+    batch, outer, K, A, E = p.shape
+    C, D = r.shape[-2:]
+    dtype = str(p.dtype).removeprefix("torch.")
+    precision = float32_precision(p, device)
+    vectors = all(unit_axis(tensor, "bokij") in ("i", "j") for tensor in (p, q, r))
+    plan = plan_chain(ChainProblem(batch * outer, K, A, C, D, E, dtype, precision, vectors), device)
+    config = plan.config
+    steps = K * -(-C // config["C"])
+    partial = None if plan.splits == 1 else workspace(out, plan.splits, batch * outer * A, D)
+    target = out if partial is None else partial.view(plan.splits, batch, outer, A, D)
+    arguments = {
+        "p_ptr": p,
+        "q_ptr": q,
+        "r_ptr": r,
+        "bias_ptr": out if bias is None else bias,
+        "out_ptr": target,
+        "OUTER": outer,
+        "K": K,
+        "A": A,
+        "C": C,
+        "D": D,
+        "E": E,
+        **_strides("p", p, "boKae"),
+        **_strides("q", q, "boKec"),
+        **_strides("r", r, "boKcd"),
+        "stride_bias": 0 if bias is None else bias.stride(0),
+        "stride_os": 0 if partial is None else partial.stride(0),
+        **_strides("o", out if partial is None else target[0], "boad"),
+        "steps_per_split": -(-steps // plan.splits),
+        "EVEN_A": even(A, config["A"]),
+        "EVEN_C": even(C, config["C"]),
+        "EVEN_D": even(D, config["D"]),
+        "EVEN_E": even(E, config["E"]),
+        "HAS_BIAS": bias is not None,
+        **common_constants(config, (p, q, r, out), precision),
+    }
+    grid = (batch * outer * -(-A // config["A"]) * -(-D // config["D"]), plan.splits)
+    launches = [Launch(chain_kernel, grid, arguments, config.num_warps, config.num_stages)]
+    if partial is not None:
+        rows, _ = batch_rows([], [out])
+        launches.append(reduce_partials(partial, None, out, rows.inner, rows.strides[0], out.stride(-1)))
+    return launches
+
+
+def _strides(name: str, tensor: Tensor, axes: str) -> dict[str, int]:
+    return {f"stride_{name}{axis.lower()}": stride for axis, stride in zip(axes, tensor.stride(), strict=True)}

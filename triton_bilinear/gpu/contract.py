@@ -1,0 +1,135 @@
+"""out[..., p] = sum_qr u[..., q] v[..., r] T[p, q, r] + bias[p] through Triton."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..kernels.khatri_rao import contract_khatri_rao_kernel
+from ..kernels.project import contract_project_kernel
+from ..planning import ContractProblem, Plan, plan_contract
+from ..tuning.devices import DeviceSpec
+from .device import device_of, float32_precision
+from .launch import Launch, common_constants, even, run, unit_axis
+from .reduction import reduce_partials, workspace
+from .rows import Rows, batch_rows
+
+
+def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """See `triton_bilinear.gpu`."""
+    if not out.numel():
+        return
+    if not weight.numel():
+        out.zero_() if bias is None else out.copy_(bias.expand_as(out))
+        return
+    run(contract_launches(u, v, weight, bias, out, None, device_of(out)), out)
+
+
+def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, kept: Tensor) -> None:
+    """See `triton_bilinear.gpu`."""
+    if not out.numel() or not weight.numel():
+        kept.zero_()
+        contract(u, v, weight, bias, out)
+        return
+    run(contract_launches(u, v, weight, bias, out, kept, device_of(out)), out)
+
+
+def contract_launches(
+    u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, kept: Tensor | None, device: DeviceSpec
+) -> list[Launch]:
+    """The launches of one contraction, its workspace allocated. No size may be 0."""
+    # kept (..., p, r) is walked by the same rows as (..., p * r): it is allocated contiguous.
+    outputs = [out] if kept is None else [out, kept.flatten(-2)]
+    rows, (u, v) = batch_rows([u, v], outputs)
+    precision = float32_precision(u, device)
+    dtype = str(u.dtype).removeprefix("torch.")
+    P, Q, R = weight.shape
+    problem = ContractProblem(rows.count, P, Q, R, dtype, precision, unit_axis(weight, "pqr"), kept is not None)
+    plan = plan_contract(problem, device)
+    row_strides = list(rows.strides)
+    if plan.order == ("p", "r", "q"):
+        u, v, weight = v, u, weight.transpose(1, 2)
+        row_strides[:2] = row_strides[1::-1]
+    if plan.splits == 1:
+        out_arguments = {
+            "bias_ptr": out if bias is None else bias,
+            "out_ptr": out,
+            "stride_bias": 0 if bias is None else bias.stride(0),
+            "stride_os": 0,
+            "stride_ob": row_strides[2][0],
+            "stride_oi": row_strides[2][1],
+            "stride_op": out.stride(-1),
+            "HAS_BIAS": bias is not None,
+        }
+        return [_first_pass(u, v, weight, kept, rows, row_strides, plan, precision, out_arguments)]
+    partial = workspace(out, plan.splits, rows.count, P)
+    partial_arguments = {
+        "bias_ptr": partial,
+        "out_ptr": partial,
+        "stride_bias": 0,
+        "stride_os": rows.count * P,
+        "stride_ob": rows.inner * P,
+        "stride_oi": P,
+        "stride_op": 1,
+        "HAS_BIAS": False,
+    }
+    return [
+        _first_pass(u, v, weight, kept, rows, row_strides, plan, precision, partial_arguments),
+        reduce_partials(partial, bias, out, rows.inner, row_strides[2], out.stride(-1)),
+    ]
+
+
+def _first_pass(
+    u: Tensor,
+    v: Tensor,
+    weight: Tensor,
+    kept: Tensor | None,
+    rows: Rows,
+    row_strides: list[tuple[int, int]],
+    plan: Plan,
+    precision: str,
+    out_arguments: dict[str, object],
+) -> Launch:
+    config = plan.config
+    P, Q, R = weight.shape
+    steps = -(-R // config["R"])
+    if config.kernel == "khatri_rao":
+        steps *= -(-Q // config["Q"])
+    arguments = {
+        "u_ptr": u,
+        "v_ptr": v,
+        "t_ptr": weight,
+        "B": rows.count,
+        "P": P,
+        "Q": Q,
+        "R": R,
+        "B_INNER": rows.inner,
+        "stride_ub": row_strides[0][0],
+        "stride_ui": row_strides[0][1],
+        "stride_uq": u.stride(-1),
+        "stride_vb": row_strides[1][0],
+        "stride_vi": row_strides[1][1],
+        "stride_vr": v.stride(-1),
+        "stride_tp": weight.stride(0),
+        "stride_tq": weight.stride(1),
+        "stride_tr": weight.stride(2),
+        "steps_per_split": -(-steps // plan.splits),
+        "EVEN_B": even(rows.count, config["B"]),
+        "EVEN_P": even(P, config["P"]),
+        "EVEN_Q": even(Q, config["Q"]),
+        "EVEN_R": even(R, config["R"]),
+        **common_constants(config, (u, v, weight), precision),
+        **out_arguments,
+    }
+    kernel = contract_khatri_rao_kernel
+    if config.kernel == "project":
+        kernel = contract_project_kernel
+        arguments |= {
+            "kept_ptr": u if kept is None else kept,
+            "stride_kb": 0 if kept is None else row_strides[3][0],
+            "stride_ki": 0 if kept is None else row_strides[3][1],
+            "stride_kp": 0 if kept is None else kept.stride(-2),
+            "stride_kr": 0 if kept is None else kept.stride(-1),
+            "KEEP": kept is not None,
+        }
+    grid = (-(-rows.count // config["B"]) * -(-P // config["P"]), plan.splits)
+    return Launch(kernel, grid, arguments, config.num_warps, config.num_stages)

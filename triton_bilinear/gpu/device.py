@@ -1,0 +1,53 @@
+"""The device that Triton's active driver serves, as the planner wants it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+import triton
+from torch import Tensor
+
+from ..tuning.devices import DeviceSpec, device_from_properties, find_device
+
+# The interpreter has no device of its own. It runs the plans of this one with a single SM, so in few and large
+# programs: an interpreted step takes milliseconds, whatever the tile.
+_INTERPRETED_DEVICE = "NVIDIA A100-SXM4-80GB"
+
+
+def interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def device_of(tensor: Tensor) -> DeviceSpec:
+    """The spec of the device that will run kernels over this tensor."""
+    if interpreting():
+        return _interpreted_device()
+    return _active_device(tensor.device.index)
+
+
+@lru_cache(maxsize=1)
+def _interpreted_device() -> DeviceSpec:
+    return replace(find_device(_INTERPRETED_DEVICE), name="Triton's interpreter", sm_count=1)
+
+
+@lru_cache(maxsize=64)
+def _active_device(index: int | None) -> DeviceSpec:
+    """Asks the active driver, not torch.cuda, so that a driver of another kind (a stand-in too) is served."""
+    driver = triton.runtime.driver.active
+    number = driver.get_current_device() if index is None else index
+    return device_from_properties(driver.get_current_target(), driver.utils.get_device_properties(number), number)
+
+
+def float32_precision(tensor: Tensor, device: DeviceSpec) -> str:
+    """`tl.dot`'s input_precision for this dtype, under torch's own setting for float32 products.
+
+    Full precision is the default, by whichever of plain float32 and three tf32 products the device does faster.
+    """
+    if tensor.dtype != torch.float32 or "tf32" not in device.matrix_flops:
+        return "ieee"
+    if torch.backends.cuda.matmul.allow_tf32:
+        return "tf32"
+    return "tf32x3" if device.vendor == "nvidia" and device.matrix_flops["tf32"] / 3 > device.fp32_flops else "ieee"

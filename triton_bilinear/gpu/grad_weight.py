@@ -1,0 +1,86 @@
+"""out[l, m, n] = sum over the batch of g[..., l] x[..., m] y[..., n] through Triton."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..kernels.grad_weight import grad_weight_kernel
+from ..planning import GradWeightProblem, plan_grad_weight
+from ..tuning.devices import DeviceSpec
+from .device import device_of, float32_precision
+from .launch import Launch, common_constants, even, run, unit_axis
+from .reduction import reduce_partials, workspace
+from .rows import batch_rows
+
+
+def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
+    """See `triton_bilinear.gpu`."""
+    if not out.numel():
+        return
+    if not g.numel():
+        out.zero_()
+        return
+    run(grad_weight_launches(g, x, y, out, device_of(g)), g)
+
+
+def grad_weight_launches(g: Tensor, x: Tensor, y: Tensor, out: Tensor, device: DeviceSpec) -> list[Launch]:
+    """The launches, their workspace allocated. No size may be 0."""
+    rows, operands = batch_rows([g, x, y])
+    dtype = str(g.dtype).removeprefix("torch.")
+    precision = float32_precision(g, device)
+    vectors = all(_reads_vectors(tensor) for tensor in operands)
+    L, M, N = out.shape
+    plan = plan_grad_weight(GradWeightProblem(rows.count, L, M, N, dtype, precision, vectors), device)
+    # The kernel's axes p, q, r take the result's axes in the plan's order.
+    axes = ["pqr".index(name) for name in plan.order]
+    a, b, c = (operands[axis] for axis in axes)
+    strides_a, strides_b, strides_c = (rows.strides[axis] for axis in axes)
+    target = out.permute(axes)
+    P, Q, R = target.shape
+    config = plan.config
+    row_tiles = -(-rows.count // config["B"])
+    rows_per_split = -(-row_tiles // plan.splits) * config["B"]
+    partial = None if plan.splits == 1 else workspace(out, plan.splits, P * Q, R)
+    arguments = {
+        "a_ptr": a,
+        "b_ptr": b,
+        "c_ptr": c,
+        "out_ptr": out if partial is None else partial,
+        "B": rows.count,
+        "P": P,
+        "Q": Q,
+        "R": R,
+        "B_INNER": rows.inner,
+        "stride_ab": strides_a[0],
+        "stride_ai": strides_a[1],
+        "stride_ap": a.stride(-1),
+        "stride_bb": strides_b[0],
+        "stride_bi": strides_b[1],
+        "stride_bq": b.stride(-1),
+        "stride_cb": strides_c[0],
+        "stride_ci": strides_c[1],
+        "stride_cr": c.stride(-1),
+        "stride_os": 0 if partial is None else P * Q * R,
+        "stride_op": target.stride(0) if partial is None else Q * R,
+        "stride_oq": target.stride(1) if partial is None else R,
+        "stride_or": target.stride(2) if partial is None else 1,
+        "rows_per_split": rows_per_split,
+        "EVEN_B": even(rows.count, config["B"]),
+        "EVEN_P": even(P, config["P"]),
+        "EVEN_Q": even(Q, config["Q"]),
+        "EVEN_R": even(R, config["R"]),
+        **common_constants(config, (a, b, c, out), precision),
+    }
+    grid = (-(-P // config["P"]) * -(-Q // config["Q"]) * -(-R // config["R"]), plan.splits)
+    launches = [Launch(grad_weight_kernel, grid, arguments, config.num_warps, config.num_stages)]
+    if partial is not None:
+        # Rows (p, q) of the result in two levels: q within p.
+        row_strides = (target.stride(0), target.stride(1))
+        launches.append(reduce_partials(partial, None, out, Q, row_strides, target.stride(2)))
+    return launches
+
+
+def _reads_vectors(tensor: Tensor) -> bool:
+    """Whether a tile (rows, features) of the operand can be read 16 bytes at a time."""
+    names = "b" * (tensor.dim() - 1) + "f"
+    return tensor.shape[-1] == 1 or unit_axis(tensor, names) != ""

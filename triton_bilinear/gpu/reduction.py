@@ -1,0 +1,46 @@
+"""The second pass of a split: partial results in a workspace, added up in a fixed order."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..kernels.reduce import reduce_partials_kernel
+from .launch import Launch, accumulator
+
+_BLOCK_B, _BLOCK_P = 32, 64
+
+
+def workspace(like: Tensor, splits: int, rows: int, columns: int) -> Tensor:
+    """Room for (splits, rows, columns) partial results, in the accumulator's type."""
+    return torch.empty((splits, rows, columns), dtype=accumulator(like), device=like.device)
+
+
+def reduce_partials(
+    partial: Tensor, bias: Tensor | None, out: Tensor, inner: int, row_strides: tuple[int, int], column_stride: int
+) -> Launch:
+    """out[row, column] = sum over splits (+ bias[column]); rows are addressed as in `Rows`."""
+    splits, rows, columns = partial.shape
+    return Launch(
+        kernel=reduce_partials_kernel,
+        grid=(-(-rows // _BLOCK_B) * -(-columns // _BLOCK_P), 1),
+        arguments={
+            "partial_ptr": partial,
+            "bias_ptr": out if bias is None else bias,
+            "out_ptr": out,
+            "S": splits,
+            "B": rows,
+            "P": columns,
+            "B_INNER": inner,
+            "stride_ps": rows * columns,
+            "stride_bias": 0 if bias is None else bias.stride(0),
+            "stride_ob": row_strides[0],
+            "stride_oi": row_strides[1],
+            "stride_op": column_stride,
+            "BLOCK_B": _BLOCK_B,
+            "BLOCK_P": _BLOCK_P,
+            "HAS_BIAS": bias is not None,
+        },
+        num_warps=4,
+        num_stages=2,
+    )

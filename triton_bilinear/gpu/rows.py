@@ -1,0 +1,61 @@
+"""Batch axes as the kernels address them: at most two levels of rows, by strides and without a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`count` rows; row i lies at (i // inner) * outer stride + (i % inner) * inner stride of each tensor."""
+
+    count: int
+    inner: int
+    strides: tuple[tuple[int, int], ...]  # (outer, inner) of each tensor
+
+
+def merge_axes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
+    """The fewest axes, outermost first, that walk every tensor (one sequence of strides each) in row-major order."""
+    merged: list[tuple[int, list[int]]] = []
+    for axis in range(len(sizes) - 1, -1, -1):
+        size, steps = sizes[axis], [tensor[axis] for tensor in strides]
+        if size == 1:
+            continue
+        if merged and all(step == merged[0][0] * inner for step, inner in zip(steps, merged[0][1], strict=True)):
+            merged[0] = (merged[0][0] * size, merged[0][1])
+        else:
+            merged.insert(0, (size, steps))
+    return merged
+
+
+def batch_rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor] = ()) -> tuple[Rows, list[Tensor]]:
+    """The rows of tensors (*batch, features), and the inputs to address with them.
+
+    The inputs come back as they are, but where their batch axes need three levels or more (a batch of three axes none
+    of which can be merged): then as copies in the order of the first output's axes, which need two at most.
+    """
+    tensors = [*inputs, *outputs]
+    sizes = tensors[0].shape[:-1]
+    merged = merge_axes(sizes, [tensor.stride()[:-1] for tensor in tensors])
+    if len(merged) > 2:
+        copies = [_in_order_of(tensor, outputs[0] if outputs else None) for tensor in inputs]
+        return batch_rows(copies, outputs)
+    count = 1
+    for size, _ in merged:
+        count *= size
+    zeros = [0] * len(tensors)
+    outer = merged[0][1] if merged else zeros
+    inner, inner_strides = merged[1] if len(merged) == 2 else (1, zeros)
+    return Rows(count, inner, tuple(zip(outer, inner_strides, strict=True))), list(inputs)
+
+
+def _in_order_of(tensor: Tensor, other: Tensor | None) -> Tensor:
+    """A dense copy of the tensor whose axes lie in memory in the order of the other's (row-major without one)."""
+    if other is None:
+        return tensor.contiguous()
+    order = sorted(range(other.dim()), key=lambda axis: -other.stride(axis))
+    inverse = sorted(range(other.dim()), key=lambda axis: order[axis])
+    return tensor.permute(order).contiguous().permute(inverse)

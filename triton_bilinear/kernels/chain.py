@@ -1,0 +1,69 @@
+"""out[b, o, a, d] = sum_{k, c} (sum_e P[b, o, k, a, e] Q[b, o, k, e, c]) R[b, o, k, c, d]: all of the pairwise form."""
+
+import triton
+import triton.language as tl
+
+from triton_bilinear.kernels.helpers import offsets, widen
+
+
+@triton.jit
+def chain_kernel(
+    p_ptr, q_ptr, r_ptr, bias_ptr, out_ptr,
+    OUTER, K, A, C, D, E,
+    stride_pb, stride_po, stride_pk, stride_pa, stride_pe,
+    stride_qb, stride_qo, stride_qk, stride_qe, stride_qc,
+    stride_rb, stride_ro, stride_rk, stride_rc, stride_rd,
+    stride_bias,
+    stride_os, stride_ob, stride_oo, stride_oa, stride_od,
+    steps_per_split,
+    BLOCK_A: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    EVEN_A: tl.constexpr, EVEN_C: tl.constexpr, EVEN_D: tl.constexpr, EVEN_E: tl.constexpr,
+    HAS_BIAS: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Program (a and d tile of one (b, o), split) owns out[BLOCK_A, BLOCK_D] over its share of the (k, c) tiles.
+
+    The inner product P Q of a c tile stays on chip: it is rounded once to the operands' dtype, as a stored intermediate
+    would be, and feeds the second product.
+    """
+    num_a, num_d = tl.cdiv(A, BLOCK_A), tl.cdiv(D, BLOCK_D)
+    pid = tl.program_id(0)
+    tile = pid % (num_a * num_d)
+    b = (pid // (num_a * num_d) // OUTER).to(tl.int64)
+    o = (pid // (num_a * num_d) % OUTER).to(tl.int64)
+    offs_a = offsets(tile // num_d * BLOCK_A, BLOCK_A, WIDE)
+    offs_d = offsets(tile % num_d * BLOCK_D, BLOCK_D, WIDE)
+    offs_c = offsets(0, BLOCK_C, WIDE)
+    offs_e = offsets(0, BLOCK_E, WIDE)
+    mask_a = ((offs_a < A) | EVEN_A)[:, None]
+    mask_d = ((offs_d < D) | EVEN_D)[None, :]
+
+    p_ptrs = p_ptr + b * stride_pb + o * stride_po + offs_a[:, None] * stride_pa + offs_e[None, :] * stride_pe
+    q_ptrs = q_ptr + b * stride_qb + o * stride_qo + offs_e[:, None] * stride_qe + offs_c[None, :] * stride_qc
+    r_ptrs = r_ptr + b * stride_rb + o * stride_ro + offs_c[:, None] * stride_rc + offs_d[None, :] * stride_rd
+
+    steps_c = tl.cdiv(C, BLOCK_C)
+    split = tl.program_id(1)
+    first = split * steps_per_split
+    acc = tl.zeros((BLOCK_A, BLOCK_D), ACC)
+    for step in range(first, min(first + steps_per_split, steps_c * K)):
+        k = (step // steps_c).to(tl.int64)
+        c0 = step % steps_c * BLOCK_C
+        mask_c = (c0 + offs_c < C) | EVEN_C
+        p_step, q_step = k * stride_pk, k * stride_qk + c0 * widen(stride_qc, WIDE)
+        inner = tl.zeros((BLOCK_A, BLOCK_C), ACC)
+        for e0 in range(0, E, BLOCK_E):
+            mask_e = (e0 + offs_e < E) | EVEN_E
+            p_tile = p_ptrs + p_step + e0 * widen(stride_pe, WIDE)
+            q_tile = q_ptrs + q_step + e0 * widen(stride_qe, WIDE)
+            p = tl.load(p_tile, mask=mask_a & mask_e[None, :], other=0.0)
+            q = tl.load(q_tile, mask=mask_e[:, None] & mask_c[None, :], other=0.0)
+            inner = tl.dot(p, q, inner, input_precision=PRECISION, out_dtype=ACC)
+        r_tile = r_ptrs + k * stride_rk + c0 * widen(stride_rc, WIDE)
+        r = tl.load(r_tile, mask=mask_c[:, None] & mask_d, other=0.0)
+        acc = tl.dot(inner.to(r.dtype), r, acc, input_precision=PRECISION, out_dtype=ACC)
+
+    if HAS_BIAS:
+        acc += tl.load(bias_ptr + o * stride_bias, mask=split == 0, other=0.0).to(ACC)
+    out_base = out_ptr + split.to(tl.int64) * stride_os + b * stride_ob + o * stride_oo
+    out_ptrs = out_base + offs_a[:, None] * stride_oa + offs_d[None, :] * stride_od
+    tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=(offs_a < A)[:, None] & (offs_d < D)[None, :])

@@ -1,0 +1,88 @@
+"""dx[i, m] = sum_ln g[i, l] A[l, m, n] y[i, n] and dy[i, n] = sum_lm g[i, l] A[l, m, n] x[i, m], from one product."""
+
+import triton
+import triton.language as tl
+
+from triton_bilinear.kernels.helpers import offsets, row_offsets, widen
+
+
+@triton.jit
+def grad_inputs_kernel(
+    g_ptr, x_ptr, y_ptr, a_ptr, dx_ptr, dy_ptr,
+    B, L, M, N, B_INNER,
+    stride_gb, stride_gi, stride_gl,
+    stride_xb, stride_xi, stride_xm,
+    stride_yb, stride_yi, stride_yn,
+    stride_al, stride_am, stride_an,
+    stride_dxs, stride_dxb, stride_dxi, stride_dxm,
+    stride_dys, stride_dyb, stride_dyi, stride_dyn,
+    tiles_per_group, m_per_split,
+    BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    EVEN_B: tl.constexpr, EVEN_L: tl.constexpr, EVEN_M: tl.constexpr, EVEN_N: tl.constexpr,
+    HOLD_G: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Program (batch tile, group of n tiles, m split) walks its n tiles, and for each the m tiles of its split.
+
+    G = g . A is one product with K = l and the columns (m, n) flattened; G[i, m, n] stays in the accumulator. Its sum
+    over m with x grows dy[rows, n tile] in registers. Its sum over n with y is added to dx[rows, m tile], which no
+    other program touches: each group of n tiles has a dx of its own, added up afterwards in a fixed order.
+    HOLD_G: all of g's columns fit one tile (L <= BLOCK_L) and stay on chip for the whole walk.
+    """
+    num_n = tl.cdiv(N, BLOCK_N)
+    num_groups = tl.cdiv(num_n, tiles_per_group)
+    group = tl.program_id(0) % num_groups
+    split = tl.program_id(1)
+    offs_b = offsets((tl.program_id(0) // num_groups) * widen(BLOCK_B, WIDE), BLOCK_B, WIDE)
+    offs_l = offsets(0, BLOCK_L, WIDE)
+    offs_m = offsets(0, BLOCK_M, WIDE)
+    offs_n = offsets(0, BLOCK_N, WIDE)
+    offs_c = offsets(0, BLOCK_M * BLOCK_N, WIDE)
+    col_m, col_n = offs_c // BLOCK_N, offs_c % BLOCK_N
+    rows = offs_b < B
+    mask_b = (rows | EVEN_B)[:, None]
+
+    g_ptrs = g_ptr + row_offsets(offs_b, B_INNER, stride_gb, stride_gi)[:, None] + offs_l[None, :] * stride_gl
+    x_ptrs = x_ptr + row_offsets(offs_b, B_INNER, stride_xb, stride_xi)[:, None] + offs_m[None, :] * stride_xm
+    y_ptrs = y_ptr + row_offsets(offs_b, B_INNER, stride_yb, stride_yi)[:, None] + offs_n[None, :] * stride_yn
+    a_ptrs = a_ptr + offs_l[:, None] * stride_al + (col_m * stride_am + col_n * stride_an)[None, :]
+    dx_row = row_offsets(offs_b, B_INNER, stride_dxb, stride_dxi) + group.to(tl.int64) * stride_dxs
+    dy_row = row_offsets(offs_b, B_INNER, stride_dyb, stride_dyi) + split.to(tl.int64) * stride_dys
+    dx_ptrs = dx_ptr + dx_row[:, None] + offs_m[None, :] * stride_dxm
+    dy_ptrs = dy_ptr + dy_row[:, None] + offs_n[None, :] * stride_dyn
+
+    if HOLD_G:
+        g_held = tl.load(g_ptrs, mask=mask_b & ((offs_l < L) | EVEN_L)[None, :], other=0.0)
+    m_first = split * m_per_split
+    m_last = min(m_first + m_per_split, M)
+    n_first = group * tiles_per_group * BLOCK_N
+    for n0 in range(n_first, min(n_first + tiles_per_group * BLOCK_N, N), BLOCK_N):
+        tl.debug_barrier()  # this program's own dx of the n tile before is read back below, by other threads of it
+        mask_n = ((n0 + offs_n < N) | EVEN_N)[None, :]
+        y = tl.load(y_ptrs + n0 * widen(stride_yn, WIDE), mask=mask_b & mask_n, other=0.0).to(ACC)
+        dy = tl.zeros((BLOCK_B, BLOCK_N), ACC)
+        grown = tl.full((1, 1), n0, tl.int32) > n_first
+        for m0 in range(m_first, m_last, BLOCK_M):
+            a_step = m0 * widen(stride_am, WIDE) + n0 * widen(stride_an, WIDE)
+            mask_c = (((m0 + col_m < M) | EVEN_M) & ((n0 + col_n < N) | EVEN_N))[None, :]
+            mask_x = mask_b & ((m0 + offs_m < M) | EVEN_M)[None, :]
+            dx_mask = rows[:, None] & (m0 + offs_m < M)[None, :]
+            dx_step = m0 * widen(stride_dxm, WIDE)
+            x = tl.load(x_ptrs + m0 * widen(stride_xm, WIDE), mask=mask_x, other=0.0).to(ACC)
+            dx = tl.load(dx_ptrs + dx_step, mask=dx_mask & grown, other=0.0).to(ACC)
+            if HOLD_G:
+                a = tl.load(a_ptrs + a_step, mask=((offs_l < L) | EVEN_L)[:, None] & mask_c, other=0.0)
+                acc = tl.dot(g_held, a, input_precision=PRECISION, out_dtype=ACC)
+            else:
+                acc = tl.zeros((BLOCK_B, BLOCK_M * BLOCK_N), ACC)
+                for l0 in range(0, L, BLOCK_L):
+                    mask_l = (l0 + offs_l < L) | EVEN_L
+                    g = tl.load(g_ptrs + l0 * widen(stride_gl, WIDE), mask=mask_b & mask_l[None, :], other=0.0)
+                    a_tile = a_ptrs + l0 * widen(stride_al, WIDE) + a_step
+                    a = tl.load(a_tile, mask=mask_l[:, None] & mask_c, other=0.0)
+                    acc = tl.dot(g, a, acc, input_precision=PRECISION, out_dtype=ACC)
+            grad = tl.reshape(acc, (BLOCK_B, BLOCK_M, BLOCK_N))
+            dy += tl.sum(grad * x[:, :, None], 1)
+            dx += tl.sum(grad * y[:, None, :], 2)
+            tl.store(dx_ptrs + dx_step, dx.to(dx_ptr.dtype.element_ty), mask=dx_mask)
+        dy_mask = rows[:, None] & (n0 + offs_n < N)[None, :]
+        tl.store(dy_ptrs + n0 * widen(stride_dyn, WIDE), dy.to(dy_ptr.dtype.element_ty), mask=dy_mask)

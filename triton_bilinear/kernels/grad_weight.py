@@ -1,0 +1,58 @@
+"""out[p, q, r] = sum_i a[i, p] b[i, q] c[i, r]: the gradient of the weight, its axes in any order."""
+
+import triton
+import triton.language as tl
+
+from triton_bilinear.kernels.helpers import offsets, row_offsets, widen
+
+
+@triton.jit
+def grad_weight_kernel(
+    a_ptr, b_ptr, c_ptr, out_ptr,
+    B, P, Q, R, B_INNER,
+    stride_ab, stride_ai, stride_ap,
+    stride_bb, stride_bi, stride_bq,
+    stride_cb, stride_ci, stride_cr,
+    stride_os, stride_op, stride_oq, stride_or,
+    rows_per_split,
+    BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr,
+    EVEN_B: tl.constexpr, EVEN_P: tl.constexpr, EVEN_Q: tl.constexpr, EVEN_R: tl.constexpr,
+    ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Program (tile, split) owns out[BLOCK_P, BLOCK_Q, BLOCK_R] over its share of the batch.
+
+    One matrix product per step, K = batch rows: the left operand a[i, p] * b[i, q], rows (p, q) flattened, is made in
+    registers and never stored.
+    """
+    num_q, num_r = tl.cdiv(Q, BLOCK_Q), tl.cdiv(R, BLOCK_R)
+    pid = tl.program_id(0)
+    p0 = pid // (num_q * num_r) * BLOCK_P
+    q0 = pid // num_r % num_q * BLOCK_Q
+    offs_p = offsets(p0, BLOCK_P, WIDE)
+    offs_q = offsets(q0, BLOCK_Q, WIDE)
+    offs_r = offsets(pid % num_r * BLOCK_R, BLOCK_R, WIDE)
+    mask_p = ((offs_p < P) | EVEN_P)[:, None]
+    mask_q = ((offs_q < Q) | EVEN_Q)[None, :]
+    mask_r = ((offs_r < R) | EVEN_R)[None, :]
+
+    first = tl.program_id(1) * widen(rows_per_split, WIDE)
+    last = min(first + rows_per_split, B)
+    acc = tl.zeros((BLOCK_P * BLOCK_Q, BLOCK_R), ACC)
+    for b0 in range(first, last, BLOCK_B):
+        offs_b = offsets(b0, BLOCK_B, WIDE)
+        mask_b = (offs_b < last) | EVEN_B
+        a_ptrs = a_ptr + row_offsets(offs_b, B_INNER, stride_ab, stride_ai)[None, :] + offs_p[:, None] * stride_ap
+        b_ptrs = b_ptr + row_offsets(offs_b, B_INNER, stride_bb, stride_bi)[:, None] + offs_q[None, :] * stride_bq
+        c_ptrs = c_ptr + row_offsets(offs_b, B_INNER, stride_cb, stride_ci)[:, None] + offs_r[None, :] * stride_cr
+        a = tl.load(a_ptrs, mask=mask_b[None, :] & mask_p, other=0.0)
+        b = tl.load(b_ptrs, mask=mask_b[:, None] & mask_q, other=0.0)
+        c = tl.load(c_ptrs, mask=mask_b[:, None] & mask_r, other=0.0)
+        ab = tl.reshape(a[:, None, :] * tl.trans(b)[None, :, :], (BLOCK_P * BLOCK_Q, BLOCK_B))
+        acc = tl.dot(ab, c, acc, input_precision=PRECISION, out_dtype=ACC)
+
+    offs_pq = offsets(0, BLOCK_P * BLOCK_Q, WIDE)
+    row_p, row_q = p0 + offs_pq // BLOCK_Q, q0 + offs_pq % BLOCK_Q
+    out_ptrs = out_ptr + (row_p * stride_op + row_q * stride_oq)[:, None] + offs_r[None, :] * stride_or
+    out_mask = ((row_p < P) & (row_q < Q))[:, None] & (offs_r < R)[None, :]
+    out_split = tl.program_id(1).to(tl.int64) * stride_os
+    tl.store(out_ptrs + out_split, acc.to(out_ptr.dtype.element_ty), mask=out_mask)

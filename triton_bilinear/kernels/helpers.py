@@ -1,0 +1,30 @@
+"""Index arithmetic shared by the kernels."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def offsets(start, SIZE: tl.constexpr, WIDE: tl.constexpr):
+    """``start + arange(SIZE)``, in 64 bits where the launcher found that 32 do not suffice."""
+    offs = tl.arange(0, SIZE)
+    if WIDE:
+        offs = offs.to(tl.int64)
+    return start + offs
+
+
+@triton.jit
+def row_offsets(offs_b, B_INNER, stride_outer, stride_inner):
+    """Element offset of every batch row. Always 64-bit: it is computed once, and rows times stride grow large."""
+    outer = (offs_b // B_INNER).to(tl.int64)
+    inner = (offs_b % B_INNER).to(tl.int64)
+    return outer * stride_outer + inner * stride_inner
+
+
+@triton.jit
+def widen(stride, WIDE: tl.constexpr):
+    """A stride whose multiples may pass 2**31."""
+    if WIDE:
+        return tl.cast(stride, tl.int64)
+    else:
+        return stride

@@ -1,0 +1,71 @@
+"""out[i, p] = sum_r v[i, r] (sum_q u[i, q] T[p, q, r]), contracted in the project-then-dot order."""
+
+import triton
+import triton.language as tl
+
+from triton_bilinear.kernels.helpers import offsets, row_offsets, widen
+
+
+@triton.jit
+def contract_project_kernel(
+    u_ptr, v_ptr, t_ptr, bias_ptr, out_ptr, kept_ptr,
+    B, P, Q, R, B_INNER,
+    stride_ub, stride_ui, stride_uq,
+    stride_vb, stride_vi, stride_vr,
+    stride_tp, stride_tq, stride_tr,
+    stride_bias,
+    stride_os, stride_ob, stride_oi, stride_op,
+    stride_kb, stride_ki, stride_kp, stride_kr,
+    steps_per_split,
+    BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr,
+    EVEN_B: tl.constexpr, EVEN_P: tl.constexpr, EVEN_Q: tl.constexpr, EVEN_R: tl.constexpr,
+    HAS_BIAS: tl.constexpr, KEEP: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Program (tile, split) owns out[BLOCK_B rows, BLOCK_P columns] over its share of the r tiles.
+
+    For each r tile a plain matrix product with K = q and the columns (p, r) flattened, then the dot with v in the
+    accumulator's precision: nothing is rounded on the way. KEEP also stores the projection, kept[i, p, r].
+    """
+    num_p = tl.cdiv(P, BLOCK_P)
+    pid = tl.program_id(0)
+    offs_b = offsets((pid // num_p) * widen(BLOCK_B, WIDE), BLOCK_B, WIDE)
+    offs_p = offsets((pid % num_p) * BLOCK_P, BLOCK_P, WIDE)
+    offs_q = offsets(0, BLOCK_Q, WIDE)
+    offs_r = offsets(0, BLOCK_R, WIDE)
+    offs_c = offsets(0, BLOCK_P * BLOCK_R, WIDE)
+    col_p, col_r = (pid % num_p) * BLOCK_P + offs_c // BLOCK_R, offs_c % BLOCK_R
+    mask_b = ((offs_b < B) | EVEN_B)[:, None]
+    mask_p = (col_p < P) | EVEN_P
+
+    u_ptrs = u_ptr + row_offsets(offs_b, B_INNER, stride_ub, stride_ui)[:, None] + offs_q[None, :] * stride_uq
+    v_ptrs = v_ptr + row_offsets(offs_b, B_INNER, stride_vb, stride_vi)[:, None] + offs_r[None, :] * stride_vr
+    t_ptrs = t_ptr + offs_q[:, None] * stride_tq + (col_p * stride_tp + col_r * stride_tr)[None, :]
+
+    first = tl.program_id(1) * steps_per_split
+    last = min(first + steps_per_split, tl.cdiv(R, BLOCK_R))
+    out = tl.zeros((BLOCK_B, BLOCK_P), ACC)
+    for step in range(first, last):
+        r0 = step * BLOCK_R
+        t_step = r0 * widen(stride_tr, WIDE)
+        mask_c = (mask_p & ((r0 + col_r < R) | EVEN_R))[None, :]
+        acc = tl.zeros((BLOCK_B, BLOCK_P * BLOCK_R), ACC)
+        for q0 in range(0, Q, BLOCK_Q):
+            mask_q = (q0 + offs_q < Q) | EVEN_Q
+            u = tl.load(u_ptrs + q0 * widen(stride_uq, WIDE), mask=mask_b & mask_q[None, :], other=0.0)
+            t = tl.load(t_ptrs + q0 * widen(stride_tq, WIDE) + t_step, mask=mask_q[:, None] & mask_c, other=0.0)
+            acc = tl.dot(u, t, acc, input_precision=PRECISION, out_dtype=ACC)
+        v_mask = mask_b & ((r0 + offs_r < R) | EVEN_R)[None, :]
+        v = tl.load(v_ptrs + r0 * widen(stride_vr, WIDE), mask=v_mask, other=0.0).to(ACC)
+        out += tl.sum(tl.reshape(acc, (BLOCK_B, BLOCK_P, BLOCK_R)) * v[:, None, :], 2)
+        if KEEP:
+            kept_row = row_offsets(offs_b, B_INNER, stride_kb, stride_ki)[:, None]
+            kept_ptrs = kept_ptr + kept_row + (col_p * stride_kp + (r0 + col_r) * stride_kr)[None, :]
+            kept_mask = (offs_b < B)[:, None] & ((col_p < P) & (r0 + col_r < R))[None, :]
+            tl.store(kept_ptrs, acc.to(kept_ptr.dtype.element_ty), mask=kept_mask)
+
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + offs_p * stride_bias, mask=offs_p < P, other=0.0)
+        out += bias.to(ACC)[None, :]
+    out_row = row_offsets(offs_b, B_INNER, stride_ob, stride_oi) + tl.program_id(1).to(tl.int64) * stride_os
+    out_ptrs = out_ptr + out_row[:, None] + offs_p[None, :] * stride_op
+    tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=(offs_b < B)[:, None] & (offs_p < P)[None, :])

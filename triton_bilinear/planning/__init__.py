@@ -1,0 +1,24 @@
+"""The planner: from a problem and a device, both plain data, to a plan. Knows neither torch nor Triton."""
+
+from .chain import plan_chain
+from .config import Config
+from .contract import plan_contract
+from .grad_inputs import plan_grad_inputs
+from .grad_weight import plan_grad_weight
+from .limits import holds_g
+from .plan import Plan
+from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem
+
+__all__ = [
+    "ChainProblem",
+    "Config",
+    "ContractProblem",
+    "GradInputsProblem",
+    "GradWeightProblem",
+    "Plan",
+    "holds_g",
+    "plan_chain",
+    "plan_contract",
+    "plan_grad_inputs",
+    "plan_grad_weight",
+]

@@ -1,0 +1,53 @@
+"""Plans for out[b, o, a, d] = sum_{k, c} (sum_e P Q) R: the pairwise form and its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+from ..tuning.devices import DeviceSpec
+from .config import Config
+from .cost import Estimate, Step, Work, estimate, tiles
+from .limits import legal
+from .menu import MENU, kind
+from .plan import MAX_WORKSPACE_BYTES, Plan, split_choices
+from .problem import ChainProblem, itemsize
+
+
+@lru_cache(maxsize=4096)
+def plan_chain(problem: ChainProblem, device: DeviceSpec) -> Plan:
+    """The cheapest plan by the machine model."""
+    return min(_candidates(problem, device), key=lambda plan: plan.estimate.seconds)
+
+
+def _candidates(problem: ChainProblem, device: DeviceSpec) -> Iterator[Plan]:
+    accumulator = max(4, itemsize(problem.dtype))
+    for config in MENU["chain"][kind(problem.dtype, problem.precision, problem.vectors)]:
+        if not legal(config, device, problem.dtype):
+            continue
+        programs = problem.outputs * tiles(problem.A, config["A"]) * tiles(problem.D, config["D"])
+        for splits in split_choices(problem.K * tiles(problem.C, config["C"]), programs, device.sm_count):
+            partial = splits * problem.outputs * problem.A * problem.D * accumulator
+            if splits == 1 or partial <= MAX_WORKSPACE_BYTES:
+                yield Plan(config, ("a", "c", "d", "e"), splits, _predict(problem, config, splits, device))
+
+
+def _predict(problem: ChainProblem, config: Config, splits: int, device: DeviceSpec) -> Estimate:
+    item, accumulator = itemsize(problem.dtype), max(4, itemsize(problem.dtype))
+    a, c, d, e = config["A"], config["C"], config["D"], config["E"]
+    steps = -(-problem.K * tiles(problem.C, c) // splits)
+    inner = Step(a, c, e, config.num_warps, 0, problem.vectors)
+    outer = Step(a, d, c, config.num_warps, a * c, problem.vectors)
+    inner_steps = tiles(problem.E, e)
+    programs = problem.outputs * tiles(problem.A, a) * tiles(problem.D, d) * splits
+    kind_of = (device, problem.dtype, problem.precision)
+    out_bytes = problem.outputs * problem.A * problem.D
+    work = Work(
+        programs=programs,
+        matrix_flops=steps * (inner_steps * inner.flops + outer.flops),
+        instructions=steps * (inner_steps * inner.instructions(*kind_of) + outer.instructions(*kind_of)),
+        l2_bytes=steps * (inner_steps * (a + c) * e + c * d) * item,
+        dram_bytes=out_bytes * (item if splits == 1 else 2 * splits * accumulator + item),
+        launches=1 + (splits > 1),
+    )
+    return estimate(work, device, problem.dtype, problem.precision)

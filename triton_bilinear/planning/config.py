@@ -1,0 +1,31 @@
+"""A kernel's configuration: which kernel, its tile, and how it is compiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Config:
+    """A tile of a kernel.
+
+    kernel: "khatri_rao", "project", "grad_inputs", "grad_weight" or "chain".
+    blocks: the tile's size along each axis, (axis, size) pairs named as the kernel's BLOCK_ constants.
+    """
+
+    kernel: str
+    blocks: tuple[tuple[str, int], ...]
+    num_warps: int
+    num_stages: int
+
+    def __getitem__(self, axis: str) -> int:
+        return dict(self.blocks)[axis]
+
+    def constants(self) -> dict[str, int]:
+        """The kernel's BLOCK_ arguments."""
+        return {f"BLOCK_{axis}": size for axis, size in self.blocks}
+
+
+def config(kernel: str, num_warps: int, num_stages: int, **blocks: int) -> Config:
+    """A Config from keywords: config("khatri_rao", 8, 3, B=128, P=128, Q=2, R=32)."""
+    return Config(kernel, tuple(blocks.items()), num_warps, num_stages)

@@ -1,0 +1,83 @@
+"""Plans for out[i, p] = sum_qr u[i, q] v[i, r] T[p, q, r]: the forward pass and single gradients of x or y."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+from ..tuning.devices import DeviceSpec
+from .config import Config
+from .cost import Estimate, Step, Work, estimate, tiles
+from .limits import legal
+from .menu import MENU, kind
+from .plan import MAX_WORKSPACE_BYTES, Plan, split_choices
+from .problem import ContractProblem, itemsize
+
+_SWAPPED = {"p": "p", "q": "r", "r": "q", "": ""}
+
+
+@lru_cache(maxsize=4096)
+def plan_contract(problem: ContractProblem, device: DeviceSpec) -> Plan:
+    """The cheapest plan by the machine model. u and v may change places: the axis q of T with the axis r."""
+    return min(_candidates(problem, device), key=lambda plan: plan.estimate.seconds)
+
+
+def _candidates(problem: ContractProblem, device: DeviceSpec) -> Iterator[Plan]:
+    table = kind(problem.dtype, problem.precision, bool(problem.unit))
+    for order, Q, R in (("pqr", problem.Q, problem.R), ("prq", problem.R, problem.Q)):
+        unit = problem.unit if order == "pqr" else _SWAPPED[problem.unit]
+        for kernel in ("project",) if problem.keep else ("khatri_rao", "project"):
+            if problem.keep and order != "pqr":
+                continue
+            for config in MENU[kernel][table]:
+                if not legal(config, device, problem.dtype) or not _reads_vectors(config, unit, problem.dtype):
+                    continue
+                steps = tiles(R, config["R"]) * (tiles(Q, config["Q"]) if kernel == "khatri_rao" else 1)
+                programs = tiles(problem.B, config["B"]) * tiles(problem.P, config["P"])
+                for splits in split_choices(steps, programs, device.sm_count):
+                    partial = splits * problem.B * problem.P * max(4, itemsize(problem.dtype))
+                    if splits == 1 or partial <= MAX_WORKSPACE_BYTES:
+                        predicted = _predict(problem, config, Q, R, splits, device)
+                        yield Plan(config, tuple(order), splits, predicted)
+
+
+def _reads_vectors(config: Config, unit: str, dtype: str) -> bool:
+    """Whether a tile of T keeps runs of 16 bytes along the axis with stride 1 (which r, not q, is in a flat tile)."""
+    run = 16 // itemsize(dtype)
+    if unit == "":
+        return True
+    if unit == "q":
+        return config.kernel == "project" and config["Q"] >= run
+    return config["R" if unit == "r" else "P"] >= run or (unit == "p" and config["P"] == 1)
+
+
+def _predict(problem: ContractProblem, config: Config, Q: int, R: int, splits: int, device: DeviceSpec) -> Estimate:
+    item, accumulator = itemsize(problem.dtype), max(4, itemsize(problem.dtype))
+    b, p, q, r = config["B"], config["P"], config["Q"], config["R"]
+    vectors = bool(problem.unit)
+    outer = tiles(problem.B, b) * tiles(problem.P, p)
+    if config.kernel == "khatri_rao":
+        step = Step(b, p, q * r, config.num_warps, b * q * r, vectors)
+        steps, dots = -(-tiles(Q, q) * tiles(R, r) // splits), 0
+        left_bytes = b * (q + r) * item
+    else:
+        step = Step(b, p * r, q, config.num_warps, 0, vectors)
+        dots = -(-tiles(R, r) // splits)
+        steps = dots * tiles(Q, q)
+        left_bytes = b * q * item
+    instructions = steps * step.instructions(device, problem.dtype, problem.precision)
+    instructions += dots * 4 * step.rows * step.columns / 32 + 4 * b * p / 32
+    partial = 2 * splits * problem.B * problem.P * accumulator if splits > 1 else 0
+    weight = problem.P * Q * R * item
+    rereads = -(-outer * splits // device.sm_count) if weight > device.l2_bytes else 1
+    kept = problem.B * problem.P * R * item if problem.keep else 0
+    dram = weight * min(rereads, tiles(problem.B, b)) + problem.B * (Q + R + problem.P) * item + partial + kept
+    work = Work(
+        programs=outer * splits,
+        matrix_flops=steps * step.flops,
+        instructions=instructions,
+        l2_bytes=steps * (step.depth * step.columns * item + left_bytes),
+        dram_bytes=dram,
+        launches=1 + (splits > 1),
+    )
+    return estimate(work, device, problem.dtype, problem.precision)

@@ -1,0 +1,124 @@
+"""The machine model: how long a launch takes on a device, each term visible.
+
+A prediction, never a measurement. One program of the launch runs on one SM at a time in the model; its time is the
+longest of what the matrix unit, the instruction slots and the L2 cache need; the programs of a launch come in waves.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..tuning.devices import DeviceSpec
+from .problem import itemsize
+
+LAUNCH_SECONDS = 3e-6
+PROGRAM_SECONDS = 1e-6  # start, first loads and drain of a program: latency that no other program hides in one wave
+ISSUE_SLOTS = 4  # warp instructions an SM issues in a clock
+L2_BYTES_PER_CLOCK = 40  # an SM's share of the L2 cache's bandwidth
+MATRIX_EFFICIENCY = 0.8  # share of the matrix peak that a pipelined loop of large tiles reaches
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a launch does. Per program: matrix-unit FLOPs, warp instructions, bytes read through L2; the rest in all."""
+
+    programs: int
+    matrix_flops: float
+    instructions: float
+    l2_bytes: float
+    dram_bytes: float
+    launches: int = 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Predicted seconds: the total and the terms that it comes from."""
+
+    seconds: float
+    matrix: float
+    issue: float
+    l2: float
+    dram: float
+    launch: float
+    waves: int
+
+
+def matrix_rate(device: DeviceSpec, dtype: str, precision: str) -> float:
+    """FLOP/s of the device's fastest unit for products of this dtype at this precision."""
+    if dtype == "float32":
+        if precision == "ieee":
+            return device.fp32_flops
+        return device.matrix_flops["tf32"] / (3 if precision == "tf32x3" else 1)
+    return device.matrix_flops.get(dtype, device.fp32_flops / (64 if dtype == "float64" else 1))
+
+
+def uses_matrix_unit(device: DeviceSpec, dtype: str, precision: str) -> bool:
+    """Whether products of this dtype and precision run on matrix instructions rather than on scalar ones."""
+    return (dtype != "float32" or precision != "ieee") and (dtype != "float64" or "float64" in device.matrix_flops)
+
+
+def estimate(work: Work, device: DeviceSpec, dtype: str, precision: str) -> Estimate:
+    """Seconds of a launch and its second pass, if any."""
+    waves = math.ceil(work.programs / device.sm_count)
+    sm_rate = matrix_rate(device, dtype, precision) * MATRIX_EFFICIENCY / device.sm_count
+    clock = device.clock_hz
+    matrix = waves * work.matrix_flops / sm_rate
+    issue = waves * work.instructions / (ISSUE_SLOTS * clock)
+    l2 = waves * work.l2_bytes / (L2_BYTES_PER_CLOCK * clock)
+    dram = work.dram_bytes / device.memory_bandwidth
+    launch = work.launches * LAUNCH_SECONDS + PROGRAM_SECONDS
+    return Estimate(max(matrix, issue, l2, dram) + launch, matrix, issue, l2, dram, launch, waves)
+
+
+def floor_seconds(
+    device: DeviceSpec, dtype: str, precision: str, flops: float, dram_bytes: float
+) -> tuple[float, float]:
+    """The two lower bounds of an operation: useful FLOPs over the full rate, bytes over the full bandwidth."""
+    return flops / matrix_rate(device, dtype, precision), dram_bytes / device.memory_bandwidth
+
+
+def padded(size: int, block: int) -> int:
+    """The size rounded up to whole tiles."""
+    return -(-size // block) * block
+
+
+def tiles(size: int, block: int) -> int:
+    """How many tiles cover the size."""
+    return -(-size // block)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a kernel's loop: a (rows, columns, depth) product of the tile.
+
+    product: elements of the left operand that are made in registers rather than loaded. vectors: whether operands are
+    read 16 bytes at a time.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    num_warps: int
+    product: int
+    vectors: bool
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.rows * self.columns * self.depth
+
+    def instructions(self, device: DeviceSpec, dtype: str, precision: str) -> float:
+        """Warp instructions, all warps: matrix instructions, operand product, loads, bookkeeping.
+
+        The coefficients are read off compiled loops; good to a third.
+        """
+        item = itemsize(dtype)
+        if not uses_matrix_unit(device, dtype, precision):
+            matrix = self.flops / 64
+        elif device.architecture in ("sm_90", "sm_100") and self.rows >= 64:
+            matrix = 4.0 * self.num_warps
+        else:
+            matrix = 1.5 * self.flops / (4096 if item == 2 else 2048)
+        elements = self.depth * (self.columns + (0 if self.product else self.rows))
+        loads = 3 * elements * item / 512 if self.vectors else 2 * elements / 32
+        return matrix + 1.5 * self.product * item / 128 + loads + 60 * self.num_warps

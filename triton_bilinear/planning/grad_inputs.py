@@ -1,0 +1,94 @@
+"""Plans for the gradients of x and y together: jointly from one product g . A, or one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+from ..tuning.devices import DeviceSpec
+from .config import Config
+from .contract import plan_contract
+from .cost import ISSUE_SLOTS, MATRIX_EFFICIENCY, Estimate, Step, Work, estimate, matrix_rate, tiles
+from .limits import holds_g, legal
+from .menu import MENU, kind
+from .plan import MAX_WORKSPACE_BYTES, Plan, split_choices
+from .problem import ContractProblem, GradInputsProblem, itemsize
+
+_SWAPPED = {"l": "l", "m": "n", "n": "m", "": ""}
+
+
+@lru_cache(maxsize=4096)
+def plan_grad_inputs(problem: GradInputsProblem, device: DeviceSpec) -> Plan | None:
+    """The cheapest joint plan, or None where two separate contractions cost less.
+
+    They do for small L, where the product's depth, padded to what the matrix unit takes, is more than they cost.
+    """
+    joint = min(_candidates(problem, device), key=lambda plan: plan.estimate.seconds)
+    separate = sum(plan_contract(single, device).estimate.seconds for single in separate_problems(problem))
+    return joint if joint.estimate.seconds <= separate else None
+
+
+def separate_problems(problem: GradInputsProblem) -> tuple[ContractProblem, ContractProblem]:
+    """Grad x as contract(g, y, A with axes m, l, n) and grad y as contract(g, x, A with axes n, l, m)."""
+    B, L, M, N, dtype, precision = problem.B, problem.L, problem.M, problem.N, problem.dtype, problem.precision
+    grad_x_unit = {"m": "p", "l": "q", "n": "r", "": ""}[problem.unit]
+    grad_y_unit = {"n": "p", "l": "q", "m": "r", "": ""}[problem.unit]
+    return (
+        ContractProblem(B, M, L, N, dtype, precision, grad_x_unit),
+        ContractProblem(B, N, L, M, dtype, precision, grad_y_unit),
+    )
+
+
+def _candidates(problem: GradInputsProblem, device: DeviceSpec) -> Iterator[Plan]:
+    table = kind(problem.dtype, problem.precision, bool(problem.unit))
+    accumulator = max(4, itemsize(problem.dtype))
+    for order, M, N in (("lmn", problem.M, problem.N), ("lnm", problem.N, problem.M)):
+        unit = problem.unit if order == "lmn" else _SWAPPED[problem.unit]
+        for config in MENU["grad_inputs"][table]:
+            held = holds_g(config, problem.L)
+            if unit == "m" or not legal(config, device, problem.dtype, held):
+                continue
+            rows, n_tiles = tiles(problem.B, config["B"]), tiles(N, config["N"])
+            for share in split_choices(n_tiles, rows, device.sm_count):
+                # One group needs no more than a float32 dx; more of them must fit the workspace.
+                groups = tiles(n_tiles, tiles(n_tiles, share))
+                if groups > 1 and groups * problem.B * M * accumulator > MAX_WORKSPACE_BYTES:
+                    continue
+                for splits in split_choices(tiles(M, config["M"]), rows * groups, device.sm_count):
+                    if splits > 1 and splits * problem.B * N * accumulator > MAX_WORKSPACE_BYTES:
+                        continue
+                    predicted = _predict(problem, config, M, N, groups, splits, device)
+                    yield Plan(config, tuple(order), splits, predicted, groups)
+
+
+def _predict(
+    problem: GradInputsProblem, config: Config, M: int, N: int, groups: int, splits: int, device: DeviceSpec
+) -> Estimate:
+    item, accumulator = itemsize(problem.dtype), max(4, itemsize(problem.dtype))
+    b, depth, m, n = config["B"], config["L"], config["M"], config["N"]
+    held = holds_g(config, problem.L)
+    step = Step(b, m * n, depth, config.num_warps, 0, bool(problem.unit))
+    n_tiles, m_tiles, l_tiles = -(-tiles(N, n) // groups), -(-tiles(M, m) // splits), tiles(problem.L, depth)
+    epilogue = b * m * n * 4 / 32 + b * (m + n) / 8 + 40 * config.num_warps
+    per_tile = l_tiles * step.instructions(device, problem.dtype, problem.precision) + epilogue
+    tile_bytes = l_tiles * (depth * m * n + (0 if held else b * depth)) * item + 2 * b * m * accumulator
+    programs = tiles(problem.B, b) * groups * splits
+    partial = 2 * problem.B * accumulator * (groups * M * (groups > 1 or n_tiles > 1) + splits * N * (splits > 1))
+    weight = problem.L * M * N * item
+    rereads = min(-(-programs // device.sm_count), tiles(problem.B, b)) if weight > device.l2_bytes else 1
+    work = Work(
+        programs=programs,
+        # The epilogue waits for the product and the next product for the epilogue: its time adds to the matrix unit's.
+        matrix_flops=n_tiles * m_tiles * (l_tiles * step.flops + _idle_flops(epilogue, device, problem)),
+        instructions=n_tiles * m_tiles * per_tile,
+        l2_bytes=n_tiles * m_tiles * tile_bytes,
+        dram_bytes=weight * rereads + problem.B * (problem.L + 2 * M + 2 * N) * item + partial,
+        launches=1 + (splits > 1) + (groups > 1 or n_tiles > 1),
+    )
+    return estimate(work, device, problem.dtype, problem.precision)
+
+
+def _idle_flops(instructions: float, device: DeviceSpec, problem: GradInputsProblem) -> float:
+    """What the matrix unit could have done while an SM issues these instructions."""
+    rate = matrix_rate(device, problem.dtype, problem.precision) * MATRIX_EFFICIENCY / device.sm_count
+    return instructions / (ISSUE_SLOTS * device.clock_hz) * rate

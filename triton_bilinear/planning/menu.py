@@ -1,0 +1,133 @@
+"""The tiles that a plan may choose from, one table per kernel.
+
+Each table is keyed by what decides a tile's registers: "half" (16-bit operands on matrix units), "tf32" (also tf32x3),
+"scalar" (float32 at full precision and float64), each with operands read in vectors; "unaligned" holds the smaller
+tiles whose operands are read element by element. `limits.py` says which of them a device takes.
+"""
+
+from __future__ import annotations
+
+from .config import Config, config
+
+
+def _tiles(kernel: str, axes: str, rows: list[tuple[int, ...]]) -> tuple[Config, ...]:
+    """Rows of (block sizes..., num_warps, num_stages)."""
+    return tuple(config(kernel, row[-2], row[-1], **dict(zip(axes, row[:-2], strict=True))) for row in rows)
+
+
+def kind(dtype: str, precision: str, vectors: bool) -> str:
+    """Which table of a kernel serves operands of this dtype and precision."""
+    if not vectors:
+        return "unaligned"
+    if dtype in ("float16", "bfloat16"):
+        return "half"
+    return "tf32" if precision in ("tf32", "tf32x3") else "scalar"
+
+
+def _with_depth(rows: list[tuple[int, ...]], depths: list[tuple[int, int]]) -> list[tuple[int, ...]]:
+    """(b, p, warps, stages) times (q, r): every output tile with every shape of the contracted tile."""
+    return [(b, p, q, r, warps, stages) for b, p, warps, stages in rows for q, r in depths]
+
+
+KHATRI_RAO = {
+    "half": _tiles(
+        "khatri_rao",
+        "BPQR",
+        _with_depth(
+            [(128, 256, 8, 3), (128, 128, 8, 3), (64, 128, 4, 3), (128, 64, 4, 3), (64, 64, 4, 3), (64, 32, 4, 3)]
+            + [(16, 128, 4, 3), (16, 64, 4, 3), (32, 64, 4, 3), (128, 16, 4, 3)],
+            [(2, 32), (4, 16), (1, 64)],
+        ),
+    ),
+    "tf32": _tiles(
+        "khatri_rao",
+        "BPQR",
+        _with_depth([(64, 64, 8, 3), (64, 32, 4, 3), (16, 64, 4, 3), (16, 32, 4, 3)], [(2, 16), (1, 32), (4, 8)]),
+    ),
+    "scalar": _tiles(
+        "khatri_rao",
+        "BPQR",
+        _with_depth([(64, 64, 8, 2), (32, 32, 4, 2), (16, 64, 4, 2), (16, 16, 4, 2)], [(2, 8), (1, 16), (4, 4)]),
+    ),
+    "unaligned": _tiles(
+        "khatri_rao",
+        "BPQR",
+        _with_depth([(64, 64, 8, 2), (64, 32, 4, 2), (16, 64, 4, 2), (16, 16, 4, 2)], [(2, 16), (1, 16), (4, 8)]),
+    ),
+}
+
+PROJECT = {
+    "half": _tiles(
+        "project",
+        "BPQR",
+        [(128, 1, 64, 128, 8, 3), (128, 2, 64, 64, 8, 3), (128, 8, 64, 16, 8, 3), (64, 1, 64, 64, 4, 3)]
+        + [(64, 4, 64, 16, 4, 3), (16, 1, 64, 128, 4, 3), (16, 1, 64, 64, 4, 3), (16, 8, 64, 16, 4, 3)],
+    ),
+    "tf32": _tiles(
+        "project", "BPQR", [(64, 1, 32, 64, 8, 3), (64, 4, 32, 16, 8, 3), (16, 1, 32, 64, 4, 3), (16, 4, 32, 16, 4, 3)]
+    ),
+    "scalar": _tiles(
+        "project", "BPQR", [(64, 1, 16, 64, 8, 2), (64, 4, 16, 16, 8, 2), (16, 1, 16, 64, 4, 2), (16, 4, 16, 16, 4, 2)]
+    ),
+    "unaligned": _tiles(
+        "project", "BPQR", [(64, 1, 32, 64, 8, 2), (64, 4, 32, 16, 8, 2), (16, 1, 32, 64, 4, 2), (16, 4, 16, 16, 4, 2)]
+    ),
+}
+
+# L is the depth of the product; a tile whose L covers all of g's columns holds them on chip (limits.holds_g).
+GRAD_INPUTS = {
+    "half": _tiles(
+        "grad_inputs",
+        "BLMN",
+        [(128, depth, m, n, 8, 2) for depth in (256, 128, 64) for m, n in ((2, 64), (4, 32), (8, 16))]
+        + [(128, 64, 2, 32, 8, 3), (128, 64, 4, 16, 8, 3), (128, 32, 2, 32, 8, 3), (64, 64, 4, 16, 4, 3)]
+        + [(64, 16, 4, 16, 4, 3), (16, 64, 4, 16, 4, 3), (16, 16, 4, 16, 4, 3)],
+    ),
+    "tf32": _tiles("grad_inputs", "BLMN", [(64, 32, 2, 32, 8, 3), (64, 32, 4, 16, 8, 3), (16, 32, 2, 16, 4, 3)]),
+    "scalar": _tiles("grad_inputs", "BLMN", [(64, 16, 2, 32, 8, 2), (64, 16, 4, 16, 8, 2), (16, 16, 2, 16, 4, 2)]),
+    "unaligned": _tiles("grad_inputs", "BLMN", [(64, 16, 2, 32, 8, 2), (64, 16, 4, 16, 8, 2), (16, 16, 2, 16, 4, 2)]),
+}
+
+GRAD_WEIGHT = {
+    "half": _tiles(
+        "grad_weight",
+        "BPQR",
+        [(64, 1, 128, 256, 8, 3), (64, 2, 128, 128, 8, 3), (32, 1, 128, 128, 8, 3), (64, 1, 128, 128, 8, 3)]
+        + [(32, 2, 64, 128, 8, 3), (32, 8, 16, 128, 8, 3), (32, 2, 64, 64, 4, 3), (64, 1, 64, 64, 4, 3)]
+        + [(32, 8, 16, 64, 4, 3), (32, 1, 64, 32, 4, 3), (32, 4, 16, 16, 4, 3), (32, 1, 16, 64, 4, 3)],
+    ),
+    "tf32": _tiles(
+        "grad_weight",
+        "BPQR",
+        [(32, 1, 64, 64, 8, 3), (32, 4, 16, 64, 8, 3), (32, 1, 32, 32, 4, 3), (32, 2, 16, 32, 4, 3)],
+    ),
+    "scalar": _tiles(
+        "grad_weight",
+        "BPQR",
+        [(16, 1, 64, 64, 8, 2), (16, 4, 16, 64, 8, 2), (16, 1, 32, 32, 4, 2), (16, 1, 16, 16, 4, 2)],
+    ),
+    "unaligned": _tiles(
+        "grad_weight",
+        "BPQR",
+        [(32, 1, 64, 64, 8, 2), (32, 4, 16, 64, 8, 2), (32, 1, 32, 32, 4, 2), (32, 1, 16, 16, 4, 2)],
+    ),
+}
+
+CHAIN = {
+    "half": _tiles(
+        "chain",
+        "ACDE",
+        [(128, 64, 128, 64, 8, 3), (64, 64, 64, 64, 4, 3), (64, 32, 64, 32, 4, 3), (16, 32, 64, 32, 4, 3)],
+    ),
+    "tf32": _tiles("chain", "ACDE", [(64, 32, 64, 32, 8, 2), (16, 32, 32, 32, 4, 2)]),
+    "scalar": _tiles("chain", "ACDE", [(32, 16, 32, 16, 4, 2), (16, 16, 16, 16, 4, 2)]),
+    "unaligned": _tiles("chain", "ACDE", [(64, 32, 64, 32, 8, 2), (16, 32, 32, 16, 4, 2), (16, 16, 16, 16, 4, 2)]),
+}
+
+MENU = {
+    "khatri_rao": KHATRI_RAO,
+    "project": PROJECT,
+    "grad_inputs": GRAD_INPUTS,
+    "grad_weight": GRAD_WEIGHT,
+    "chain": CHAIN,
+}

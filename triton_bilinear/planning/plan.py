@@ -1,0 +1,38 @@
+"""A plan: the order of the contraction, the tile, and how the work is split, with the predicted time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .config import Config
+from .cost import Estimate
+
+# Partial results of a split go through a workspace in device memory, never larger than this.
+MAX_WORKSPACE_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one launch (and its second pass, where splits > 1) serves a problem.
+
+    order: the problem's axes in the order in which the kernel's own axes take them, e.g. ("p", "r", "q") where the
+    kernel contracts r first; splits: shares of the contraction, added up by a second pass; groups: for grad_inputs, the
+    groups of n tiles, each with a partial dx.
+    """
+
+    config: Config
+    order: tuple[str, ...]
+    splits: int
+    estimate: Estimate
+    groups: int = 1
+
+
+def split_choices(steps: int, programs: int, sm_count: int) -> list[int]:
+    """Numbers of splits worth a look: until the device is full twice over, and never an empty split."""
+    choices = [1]
+    for splits in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256):
+        if splits > steps or programs * splits > 4 * sm_count:
+            break
+        share = -(-steps // splits)
+        choices.append(-(-steps // share))
+    return choices

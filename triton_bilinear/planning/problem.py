@@ -1,0 +1,72 @@
+"""What is to be computed, as plain data: all that a plan may depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of an element."""
+    return _ITEMSIZE[dtype]
+
+
+@dataclass(frozen=True)
+class ContractProblem:
+    """out[i, p] = sum_qr u[i, q] v[i, r] T[p, q, r] over B rows.
+
+    dtype: torch's name without the prefix. precision: "ieee", "tf32" or "tf32x3" (float32 alone knows the last two).
+    unit: the axis of T with stride 1 ("p", "q" or "r"), or "" where T cannot be read in vectors of 16 bytes.
+    keep: the projection sum_q u[i, q] T[p, q, r] is wanted too.
+    """
+
+    B: int
+    P: int
+    Q: int
+    R: int
+    dtype: str
+    precision: str
+    unit: str
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class GradInputsProblem:
+    """dx[i, m] and dy[i, n] from g[i, l], x, y and A[l, m, n] over B rows; unit names an axis of A as above."""
+
+    B: int
+    L: int
+    M: int
+    N: int
+    dtype: str
+    precision: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class GradWeightProblem:
+    """out[p, q, r] = sum_i a[i, p] b[i, q] c[i, r] over B rows; vectors: whether every operand is read in vectors."""
+
+    B: int
+    P: int
+    Q: int
+    R: int
+    dtype: str
+    precision: str
+    vectors: bool
+
+
+@dataclass(frozen=True)
+class ChainProblem:
+    """out[b, o, a, d] = sum_{k, c} (sum_e P Q) R, `outputs` matrices (b, o) of (A, D), sums over K, C and E."""
+
+    outputs: int
+    K: int
+    A: int
+    C: int
+    D: int
+    E: int
+    dtype: str
+    precision: str
+    vectors: bool
