@@ -1,0 +1,78 @@
+"""The batch as a sequence of pieces of rows, whatever its axes and strides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import prod
+
+from torch import Tensor
+
+Index = tuple[int | slice, ...]
+
+
+def spans(size: int, step: int) -> Iterator[slice]:
+    """Slices of at most `step` that cover `size`, of nearly equal length, the longer ones first."""
+    count = -(-size // step)
+    for i in range(count):
+        # From the end, so that rounding makes the first ones the longer ones.
+        yield slice(size - (count - i) * size // count, size - (count - 1 - i) * size // count)
+
+
+def tiles(outer: int, inner: int, columns: int) -> Iterator[tuple[slice, slice]]:
+    """Cover an (outer, inner) grid with tiles of at most `columns` cells: whole inner rows where one fits."""
+    for a in spans(outer, max(1, columns // inner)):
+        for b in spans(inner, columns):
+            yield a, b
+
+
+def row_pieces(batch: Sequence[int], rows: int) -> Iterator[Index]:
+    """Indices into the batch axes, in order, each of at most `rows` rows (or of a single one)."""
+    inner = prod(batch)
+    if inner == 0:
+        return
+    axis = 0
+    # Whole trailing axes make up a row block; the first axis that does not fit is cut; those before it are walked.
+    while axis < len(batch) - 1 and inner // batch[axis] > rows:
+        inner //= batch[axis]
+        axis += 1
+    inner //= batch[axis] if batch else 1
+    for outer in _positions(batch[:axis]):
+        for span in spans(batch[axis], max(1, rows // inner)):
+            yield (*outer, span)
+
+
+def _positions(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Every index into `shape`, in order."""
+    if not shape:
+        yield ()
+        return
+    for i in range(shape[0]):
+        for rest in _positions(shape[1:]):
+            yield (i, *rest)
+
+
+def flatten_batch(*tensors: Tensor) -> list[Tensor]:
+    """The tensors (*batch, features_i) with as few batch axes as all their strides allow, and at least one.
+
+    One axis in the common case. Axes stay apart where a tensor's strides do not let them be one, e.g. where features
+    lie on the first axis of a larger batch.
+    """
+    batch = tensors[0].shape[:-1]
+    if len(batch) == 1:
+        return list(tensors)
+    if not batch:
+        return [t.unsqueeze(0) for t in tensors]
+    groups: list[list[int]] = []
+    for axis in range(len(batch)):
+        if batch[axis] == 1 and len(batch) > 1:
+            continue
+        if groups and all(t.stride(groups[-1][-1]) == t.stride(axis) * batch[axis] for t in tensors):
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    if not groups:
+        groups = [[0]]
+    sizes = [prod(batch[axis] for axis in group) for group in groups]
+    return [
+        t.as_strided((*sizes, t.shape[-1]), (*(t.stride(group[-1]) for group in groups), t.stride(-1))) for t in tensors
+    ]

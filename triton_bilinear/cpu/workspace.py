@@ -1,0 +1,104 @@
+"""The buffers of one call, and operands brought into the form that torch's matrix product reads in place."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+# What a sum is accumulated in.
+ACCUMULATE = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+}
+
+
+def blas_ready(matrix: Tensor) -> bool:
+    """Whether torch's matrix product takes this matrix as it lies: one axis dense, the other's stride past its length."""
+    (rows, columns), (row_stride, column_stride) = matrix.shape, matrix.stride()
+    return (column_stride == 1 and row_stride >= max(1, columns)) or (row_stride == 1 and column_stride >= max(1, rows))
+
+
+def fusible(tensor: Tensor, axis: int) -> bool:
+    """Whether `axis` and the next one can be one axis of a view."""
+    outer, inner = tensor.shape[axis], tensor.shape[axis + 1]
+    return outer == 1 or inner == 1 or tensor.stride(axis) == tensor.stride(axis + 1) * inner
+
+
+def fuse(tensor: Tensor, axis: int) -> Tensor:
+    """`tensor` with `axis` and the next one as one axis; they must be fusible."""
+    shape, stride = tensor.shape, tensor.stride()
+    outer, inner = shape[axis], shape[axis + 1]
+    step = stride[axis] if inner == 1 else stride[axis + 1]
+    return tensor.as_strided(
+        (*shape[:axis], outer * inner, *shape[axis + 2 :]), (*stride[:axis], step, *stride[axis + 2 :])
+    )
+
+
+class Workspace:
+    """Named flat buffers of the accumulation dtype, made when first asked for and reused for every later piece.
+
+    The first piece of a loop is its largest, so each name allocates once.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self.dtype = ACCUMULATE[like.dtype]
+        self.device = like.device
+        self._buffers: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """The buffer `name` as a contiguous tensor of this shape. Its content is whatever was last written."""
+        size = prod(shape)
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.numel() < size:
+            buffer = self._buffers[name] = torch.empty(size, dtype=self.dtype, device=self.device)
+        return buffer[:size].view(shape)
+
+    def copy(self, name: str, tensor: Tensor) -> Tensor:
+        """A contiguous copy of `tensor` in the buffer `name`, in the accumulation dtype."""
+        return self.take(name, *tensor.shape).copy_(tensor)
+
+    def rows(self, name: str, piece: Tensor) -> Tensor:
+        """A piece (*batch, features) as a matrix (rows, features): a view where a product can read it, else a copy."""
+        view = self._matrix_view(piece)
+        if view is not None:
+            return view
+        return self.copy(name, piece).view(-1, piece.shape[-1])
+
+    def fused(self, name: str, tensor: Tensor) -> Tensor:
+        """A 3-d tensor (a, b, c) as a matrix (a, b c): a view where a product can read it, else a copy."""
+        view = self._fused_view(tensor)
+        return view if view is not None else self.copy(name, tensor).view(tensor.shape[0], -1)
+
+    def target(self, name: str, piece: Tensor) -> Tensor:
+        """A matrix (rows, features) to compute a piece (*batch, features) of a result in; `store` completes it."""
+        view = self._matrix_view(piece)
+        return view if view is not None else self.take(name, prod(piece.shape[:-1]), piece.shape[-1])
+
+    def fused_target(self, name: str, tensor: Tensor) -> Tensor:
+        """A matrix (a, b c) to compute a 3-d piece (a, b, c) of a result in; `store` completes it."""
+        view = self._fused_view(tensor)
+        return view if view is not None else self.take(name, tensor.shape[0], tensor.shape[1] * tensor.shape[2])
+
+    def store(self, piece: Tensor, target: Tensor) -> None:
+        """Write the finished `target` to its piece of the result, where it is not that piece itself."""
+        if target.data_ptr() != piece.data_ptr():
+            piece.copy_(target.view(piece.shape))
+
+    def _matrix_view(self, piece: Tensor) -> Tensor | None:
+        if piece.dtype != self.dtype:
+            return None
+        while piece.dim() > 2:
+            if not fusible(piece, 0):
+                return None
+            piece = fuse(piece, 0)
+        return piece if blas_ready(piece) else None
+
+    def _fused_view(self, tensor: Tensor) -> Tensor | None:
+        if tensor.dtype != self.dtype or not fusible(tensor, 1):
+            return None
+        matrix = fuse(tensor, 1)
+        return matrix if blas_ready(matrix) else None
