@@ -118,12 +118,10 @@ def _prepared(
     name: str, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The arguments after autocast, of one supported dtype on one device."""
-    device = x.device
-    if torch.is_autocast_enabled(device.type):
-        dtype = torch.get_autocast_dtype(device.type)
-        x, y, weight = (_autocast(tensor, device.type, dtype) for tensor in (x, y, weight))
-        bias = None if bias is None else _autocast(bias, device.type, dtype)
-    dtype = x.dtype
+    if torch._C._is_any_autocast_enabled():
+        x, y, weight = (_autocast(tensor) for tensor in (x, y, weight))
+        bias = None if bias is None else _autocast(bias)
+    dtype, device = x.dtype, x.device
     if not (dtype == y.dtype == weight.dtype and (bias is None or bias.dtype == dtype)):
         given = _listed(x.dtype, y.dtype, weight.dtype, None if bias is None else bias.dtype)
         raise RuntimeError(f"{name}(): all tensors must have the same dtype, got {given}")
@@ -135,10 +133,13 @@ def _prepared(
     return x, y, weight, bias
 
 
-def _autocast(tensor: Tensor, device_type: str, dtype: torch.dtype) -> Tensor:
-    """What autocast does to an argument of linear: float64, and what is elsewhere, it leaves alone."""
-    eligible = tensor.is_floating_point() and tensor.dtype != torch.float64 and tensor.device.type == device_type
-    return tensor.to(dtype) if eligible else tensor
+def _autocast(tensor: Tensor) -> Tensor:
+    """What autocast does to an argument of linear: float64 it leaves alone."""
+    device_type = tensor.device.type
+    enabled = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    if not enabled or not tensor.is_floating_point() or tensor.dtype == torch.float64:
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device_type))
 
 
 def _listed(x: object, y: object, weight: object, bias: object | None) -> str:

@@ -24,6 +24,11 @@ from . import library as ops
 
 MaybeTensor = Tensor | None
 
+# Tensors of a device and nothing else: no mode, no transform, no subclass stands between autograd and the kernel.
+_PLAIN = frozenset(
+    _C.DispatchKeySet(key).raw_repr() for key in (_C.DispatchKey.CPU, _C.DispatchKey.CUDA, _C.DispatchKey.XPU)
+)
+
 
 def _sum(terms: Sequence[MaybeTensor]) -> MaybeTensor:
     """The sum of the terms that are there."""
@@ -291,46 +296,59 @@ def _differentiable(
     are no tensors. Formulas get the factors, and the output number `saves_output` if there is one.
     """
 
-    class Derivative(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *args: Any) -> Any:
-            with _C._AutoDispatchBelowAutograd():
-                result = op.redispatch(args[-1] & _C._after_autograd_keyset, *args[:-1])
-            ctx.set_materialize_grads(False)
-            ctx.options = args[tensors:-1]
-            # A factor's own gradient does not contain it: it is saved only for the sake of the others'.
-            needs = ctx.needs_input_grad[:factors]
-            wanted = sum(needs)
-            saved = [arg if wanted > need else None for arg, need in zip(args[:factors], needs, strict=True)]
-            if saves_output is not None:
-                saved.append(result[saves_output])
-            ctx.save_for_backward(*saved)
-            if forward_ad._current_level >= 0:
-                ctx.save_for_forward(*args[:factors])
-            return result
+    kernel = ops.KERNELS[op]
 
-        @staticmethod
-        def backward(ctx: Any, *grads: MaybeTensor) -> Any:
-            unused = (None,) * (len(ctx.options) + 1)
-            if all(grad is None for grad in grads):
-                return (None,) * tensors + unused
-            return backward(ctx.needs_input_grad, ctx.saved_tensors, ctx.options, *grads) + unused
+    def below_autograd(keyset: _C.DispatchKeySet, args: Sequence[Any]) -> Any:
+        """Call the op on tensors whose gradients are taken care of."""
+        below = keyset & _C._after_autograd_keyset
+        if below.raw_repr() in _PLAIN:
+            return kernel(*args)
+        with _C._AutoDispatchBelowAutograd():
+            return op.redispatch(below, *args)
 
-        @staticmethod
-        def jvp(ctx: Any, *tangents: Any) -> Any:
-            return jvp(ctx.saved_tensors, ctx.options, *tangents[:tensors])
+    def forward(ctx: Any, keyset: _C.DispatchKeySet, *args: Any) -> Any:
+        result = below_autograd(keyset, args)
+        # A factor's own gradient does not contain it: it is saved only for the sake of the others'.
+        needs = ctx.needs_input_grad[1 : factors + 1]
+        wanted = sum(needs)
+        saved = [arg if wanted > need else None for arg, need in zip(args, needs)]  # noqa: B905
+        if saves_output is not None:
+            saved.append(result[saves_output])
+        ctx.save_for_backward(*saved)
+        ctx.options = args[tensors:]
+        ctx.set_materialize_grads(False)
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(*args[:factors])
+        return result
 
-    name = op._schema.name.replace("::", "_")
-    Derivative.__name__ = Derivative.__qualname__ = name
+    def apply_backward(ctx: Any, *cotangents: MaybeTensor) -> Any:
+        grads: tuple = (None,) * tensors
+        if any(cotangent is not None for cotangent in cotangents):
+            grads = backward(ctx.needs_input_grad[1:], ctx.saved_tensors, ctx.options, *cotangents)
+        return None, *grads, *(None for _ in ctx.options)
 
-    def kernel(keyset: _C.DispatchKeySet, *args: Any) -> Any:
+    def apply_jvp(ctx: Any, *tangents: Any) -> Any:
+        return jvp(ctx.saved_tensors, ctx.options, *tangents[1 : tensors + 1])
+
+    derivative = type(
+        op._schema.name.replace("::", "_"),
+        (torch.autograd.Function,),
+        {
+            "forward": staticmethod(forward),
+            "backward": staticmethod(apply_backward),
+            "jvp": staticmethod(apply_jvp),
+        },
+    )
+    # Function.apply, without what it does for callers above the dispatcher.
+    apply = super(torch.autograd.Function, derivative).apply  # type: ignore[misc]
+
+    def with_autograd(keyset: _C.DispatchKeySet, *args: Any) -> Any:
         # A tensor with a tangent need not require grad; it can only be there inside a level of forward mode.
         if (torch.is_grad_enabled() and _C._any_requires_grad(*args)) or forward_ad._current_level >= 0:
-            return Derivative.apply(*args, keyset)
-        with _C._AutoDispatchBelowAutograd():
-            return op.redispatch(keyset & _C._after_autograd_keyset, *args)
+            return apply(keyset, *args)
+        return below_autograd(keyset, args)
 
-    ops.LIBRARY.impl(op, kernel, "Autograd", with_keyset=True)
+    ops.LIBRARY.impl(op, with_autograd, "Autograd", with_keyset=True)
 
 
 _differentiable(ops.contract, factors=3, tensors=4, backward=_contract_backward, jvp=_contract_jvp)

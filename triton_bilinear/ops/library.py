@@ -20,6 +20,9 @@ from ..backend import primitives
 
 LIBRARY = torch.library.Library("triton_bilinear", "DEF")
 
+# Each op's kernel, for whoever knows that dispatch would end there.
+KERNELS: dict[torch._ops.OpOverload, Callable[..., Any]] = {}
+
 # Strides are served as they come, so a compiler may choose them: it never has to copy for our sake.
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
 
@@ -92,11 +95,16 @@ def _contract_keep(
 
 
 def _grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, feature_dim: int) -> tuple[Tensor, Tensor]:
-    outs = _grad_inputs_out(g, x, y, weight, feature_dim)
-    grad_inputs = primitives(g.device.type).grad_inputs
-    gx, gy = (_last(out, feature_dim) for out in outs)
-    grad_inputs(_last(g, feature_dim), _last(x, feature_dim), _last(y, feature_dim), weight, gx, gy)
-    return outs
+    out_x, out_y = _grad_inputs_out(g, x, y, weight, feature_dim)
+    primitives(g.device.type).grad_inputs(
+        _last(g, feature_dim),
+        _last(x, feature_dim),
+        _last(y, feature_dim),
+        weight,
+        _last(out_x, feature_dim),
+        _last(out_y, feature_dim),
+    )
+    return out_x, out_y
 
 
 def _grad_weight(g: Tensor, x: Tensor, y: Tensor, feature_dim: int) -> Tensor:
@@ -177,10 +185,12 @@ def _without_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 def _define(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
     name = LIBRARY.define(schema, tags=_TAGS)
+    op = getattr(torch.ops.triton_bilinear, name).default
+    KERNELS[op] = _without_autocast(kernel)
     # One kernel for every device: which implementation serves the tensors is backend.py's question.
-    LIBRARY.impl(name, _without_autocast(kernel), "CompositeExplicitAutograd")
+    LIBRARY.impl(name, KERNELS[op], "CompositeExplicitAutograd")
     torch.library.register_fake(f"triton_bilinear::{name}", fake, lib=LIBRARY)
-    return getattr(torch.ops.triton_bilinear, name).default
+    return op
 
 
 contract = _define(
