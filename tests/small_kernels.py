@@ -45,3 +45,9 @@ def product_forward_kernel(
 def malformed_kernel(x_ptr, SIZE: tl.constexpr):
     # three is no power of two: the compiler refuses this
     tl.store(x_ptr + tl.arange(0, SIZE), tl.zeros((3,), dtype=tl.float32))
+
+
+@triton.jit
+def adding_kernel(out_ptr):
+    # out += 1 from every program, by an atomic operation
+    tl.atomic_add(out_ptr, 1.0)
