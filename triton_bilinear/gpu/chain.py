@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..kernels.chain import chain_kernel
-from ..planning import ChainProblem, plan_chain
+from ..planning import ChainProblem, Plan, plan_chain
 from ..tuning.devices import DeviceSpec
 from .device import device_of, float32_precision
-from .launch import Launch, common_constants, even, run, unit_axis
+from .launch import Launch, common_constants, even, run, unit_axis, vectors
 from .reduction import reduce_partials, workspace
 from .rows import batch_rows
 
@@ -24,15 +24,15 @@ def chain(p: Tensor, q: Tensor, r: Tensor, bias: Tensor | None, out: Tensor) -> 
 
 
 def chain_launches(
-    p: Tensor, q: Tensor, r: Tensor, bias: Tensor | None, out: Tensor, device: DeviceSpec
+    p: Tensor, q: Tensor, r: Tensor, bias: Tensor | None, out: Tensor, device: DeviceSpec, plan: Plan | None = None
 ) -> list[Launch]:
-    """The launches, their workspace allocated. No size may be 0."""
+    """The launches (by the planner's plan or another), their workspace allocated. No size may be 0."""
     batch, outer, K, A, E = p.shape
     C, D = r.shape[-2:]
     dtype = str(p.dtype).removeprefix("torch.")
     precision = float32_precision(p, device)
-    vectors = all(unit_axis(tensor, "bokij") in ("i", "j") for tensor in (p, q, r))
-    plan = plan_chain(ChainProblem(batch * outer, K, A, C, D, E, dtype, precision, vectors), device)
+    vector = min(unit_axis(tensor, "bokij")[1] for tensor in (p, q, r))
+    plan = plan or plan_chain(ChainProblem(batch * outer, K, A, C, D, E, dtype, precision, vector), device)
     config = plan.config
     steps = K * -(-C // config["C"])
     partial = None if plan.splits == 1 else workspace(out, plan.splits, batch * outer * A, D)
@@ -56,6 +56,7 @@ def chain_launches(
         "stride_os": 0 if partial is None else partial.stride(0),
         **_strides("o", out if partial is None else target[0], "boad"),
         "steps_per_split": -(-steps // plan.splits),
+        **vectors({"P": p, "Q": q, "R": r}, {"A": A, "C": C, "D": D, "E": E}),
         "EVEN_A": even(A, config["A"]),
         "EVEN_C": even(C, config["C"]),
         "EVEN_D": even(D, config["D"]),

@@ -9,7 +9,7 @@ from ..kernels.project import contract_project_kernel
 from ..planning import ContractProblem, Plan, plan_contract
 from ..tuning.devices import DeviceSpec
 from .device import device_of, float32_precision
-from .launch import Launch, common_constants, even, run, unit_axis
+from .launch import Launch, common_constants, even, run, unit_axis, vectors
 from .reduction import reduce_partials, workspace
 from .rows import Rows, batch_rows
 
@@ -34,17 +34,25 @@ def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out
 
 
 def contract_launches(
-    u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, kept: Tensor | None, device: DeviceSpec
+    u: Tensor,
+    v: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    kept: Tensor | None,
+    device: DeviceSpec,
+    plan: Plan | None = None,
 ) -> list[Launch]:
-    """The launches of one contraction, its workspace allocated. No size may be 0."""
+    """The launches of one contraction (by the planner's plan or another), its workspace allocated. No size may be 0."""
     # kept (..., p, r) is walked by the same rows as (..., p * r): it is allocated contiguous.
     outputs = [out] if kept is None else [out, kept.flatten(-2)]
     rows, (u, v) = batch_rows([u, v], outputs)
     precision = float32_precision(u, device)
     dtype = str(u.dtype).removeprefix("torch.")
     P, Q, R = weight.shape
-    problem = ContractProblem(rows.count, P, Q, R, dtype, precision, unit_axis(weight, "pqr"), kept is not None)
-    plan = plan_contract(problem, device)
+    unit, vector = unit_axis(weight, "pqr")
+    problem = ContractProblem(rows.count, P, Q, R, dtype, precision, unit, vector, kept is not None)
+    plan = plan or plan_contract(problem, device)
     row_strides = list(rows.strides)
     if plan.order == ("p", "r", "q"):
         u, v, weight = v, u, weight.transpose(1, 2)
@@ -113,6 +121,7 @@ def _first_pass(
         "stride_tq": weight.stride(1),
         "stride_tr": weight.stride(2),
         "steps_per_split": -(-steps // plan.splits),
+        **vectors({"U": u, "V": v, "T": weight}, {"P": P, "Q": Q, "R": R}),
         "EVEN_B": even(rows.count, config["B"]),
         "EVEN_P": even(P, config["P"]),
         "EVEN_Q": even(Q, config["Q"]),

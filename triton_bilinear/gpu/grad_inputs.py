@@ -9,7 +9,7 @@ from ..planning import GradInputsProblem, Plan, holds_g, plan_grad_inputs
 from ..tuning.devices import DeviceSpec
 from .contract import contract_launches
 from .device import device_of, float32_precision
-from .launch import Launch, accumulator, common_constants, even, run, unit_axis
+from .launch import Launch, accumulator, common_constants, even, run, unit_axis, vectors
 from .reduction import reduce_partials, workspace
 from .rows import Rows, batch_rows
 
@@ -24,15 +24,25 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
 
 
 def grad_inputs_launches(
-    g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, out_y: Tensor, device: DeviceSpec
+    g: Tensor,
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    out_x: Tensor,
+    out_y: Tensor,
+    device: DeviceSpec,
+    plan: Plan | None = None,
 ) -> list[Launch]:
-    """The launches, their workspace allocated: one joint product, or two contractions. No size may be 0."""
+    """The launches, their workspace allocated: one joint product (by the planner's plan or another), or two
+    contractions. No size may be 0.
+    """
     rows, (g, x, y) = batch_rows([g, x, y], [out_x, out_y])
     dtype = str(g.dtype).removeprefix("torch.")
     precision = float32_precision(g, device)
     L, M, N = weight.shape
-    problem = GradInputsProblem(rows.count, L, M, N, dtype, precision, unit_axis(weight, "lmn"))
-    plan = plan_grad_inputs(problem, device)
+    unit, vector = unit_axis(weight, "lmn")
+    problem = GradInputsProblem(rows.count, L, M, N, dtype, precision, unit, vector)
+    plan = plan or plan_grad_inputs(problem, device)
     if plan is None:
         grad_x = contract_launches(g, y, weight.permute(1, 0, 2), None, out_x, None, device)
         grad_y = contract_launches(g, x, weight.permute(2, 0, 1), None, out_y, None, device)
@@ -91,6 +101,7 @@ def _joint(
         **dict(zip(("stride_dys", "stride_dyb", "stride_dyi", "stride_dyn"), dy_strides, strict=True)),
         "tiles_per_group": tiles_per_group,
         "m_per_split": -(-m_tiles // plan.splits) * config["M"],
+        **vectors({"G": g, "X": x, "Y": y, "A": weight}, {"L": L, "M": M, "N": N}),
         "EVEN_B": even(rows.count, config["B"]),
         "EVEN_L": even(L, config["L"]),
         "EVEN_M": even(M, config["M"]),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..kernels.grad_weight import grad_weight_kernel
-from ..planning import GradWeightProblem, plan_grad_weight
+from ..planning import GradWeightProblem, Plan, plan_grad_weight
 from ..tuning.devices import DeviceSpec
 from .device import device_of, float32_precision
-from .launch import Launch, common_constants, even, run, unit_axis
+from .launch import Launch, common_constants, even, run, unit_axis, vectors
 from .reduction import reduce_partials, workspace
 from .rows import batch_rows
 
@@ -23,14 +23,16 @@ def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
     run(grad_weight_launches(g, x, y, out, device_of(g)), g)
 
 
-def grad_weight_launches(g: Tensor, x: Tensor, y: Tensor, out: Tensor, device: DeviceSpec) -> list[Launch]:
-    """The launches, their workspace allocated. No size may be 0."""
+def grad_weight_launches(
+    g: Tensor, x: Tensor, y: Tensor, out: Tensor, device: DeviceSpec, plan: Plan | None = None
+) -> list[Launch]:
+    """The launches (by the planner's plan or another), their workspace allocated. No size may be 0."""
     rows, operands = batch_rows([g, x, y])
     dtype = str(g.dtype).removeprefix("torch.")
     precision = float32_precision(g, device)
-    vectors = all(_reads_vectors(tensor) for tensor in operands)
+    vector = min(_vector_bytes(tensor) for tensor in operands)
     L, M, N = out.shape
-    plan = plan_grad_weight(GradWeightProblem(rows.count, L, M, N, dtype, precision, vectors), device)
+    plan = plan or plan_grad_weight(GradWeightProblem(rows.count, L, M, N, dtype, precision, vector), device)
     # The kernel's axes p, q, r take the result's axes in the plan's order.
     axes = ["pqr".index(name) for name in plan.order]
     a, b, c = (operands[axis] for axis in axes)
@@ -65,6 +67,7 @@ def grad_weight_launches(g: Tensor, x: Tensor, y: Tensor, out: Tensor, device: D
         "stride_oq": target.stride(1) if partial is None else R,
         "stride_or": target.stride(2) if partial is None else 1,
         "rows_per_split": rows_per_split,
+        **vectors({"A": a, "B": b, "C": c}, {"P": P, "Q": Q, "R": R}),
         "EVEN_B": even(rows.count, config["B"]),
         "EVEN_P": even(P, config["P"]),
         "EVEN_Q": even(Q, config["Q"]),
@@ -80,7 +83,6 @@ def grad_weight_launches(g: Tensor, x: Tensor, y: Tensor, out: Tensor, device: D
     return launches
 
 
-def _reads_vectors(tensor: Tensor) -> bool:
-    """Whether a tile (rows, features) of the operand can be read 16 bytes at a time."""
-    names = "b" * (tensor.dim() - 1) + "f"
-    return tensor.shape[-1] == 1 or unit_axis(tensor, names) != ""
+def _vector_bytes(tensor: Tensor) -> int:
+    """The bytes that a tile (rows, features) of the operand is read with at a time; 16 for a single column."""
+    return 16 if tensor.shape[-1] == 1 else unit_axis(tensor, "b" * tensor.dim())[1]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..planning import Config
+from .device import interpreting
 
 # Beyond this many elements an offset needs 64 bits.
 _WIDE = 2**31
@@ -64,16 +66,41 @@ def even(size: int, block: int) -> bool:
     return size % block == 0
 
 
-def unit_axis(tensor: Tensor, names: str) -> str:
-    """The axis (one letter of names each) along which the tensor can be read 16 bytes at a time, or ""."""
-    run = 16 // tensor.element_size()
-    if tensor.data_ptr() % 16 or tensor.storage_offset() % run:
-        return ""
+def stride_vector(tensor: Tensor) -> int:
+    """The elements of the widest vector that starts at every multiple of the strides, 16 bytes at most."""
+    if tensor.data_ptr() % 16:
+        return 1
+    widest = 16 // tensor.element_size()
+    return gcd(widest, *(s for s, size in zip(tensor.stride(), tensor.shape, strict=True) if s != 1 and size > 1))
+
+
+def size_vector(size: int) -> int:
+    """The largest power of two, 16 at most, that divides the size."""
+    return gcd(16, size)
+
+
+def vectors(tensors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, int]:
+    """The VEC_ constants of a kernel's operands and sizes.
+
+    `kernels.helpers.aligned` makes them visible to the compiler. It relies on strides of 1 being constants of the
+    launch, which they are not in the interpreter; that knows no vectors either, and is told of none.
+    """
+    widths = {name: stride_vector(tensor) for name, tensor in tensors.items()}
+    widths |= {name: size_vector(size) for name, size in sizes.items()}
+    return {f"VEC_{name}": 1 if interpreting() else width for name, width in widths.items()}
+
+
+def unit_axis(tensor: Tensor, names: str) -> tuple[str, int]:
+    """The axis (a letter of names) along which the tensor is read in vectors, and their bytes; ("", item) for none.
+
+    Four bytes are the least that a GPU copies to shared memory asynchronously.
+    """
+    item = tensor.element_size()
     for axis, name in enumerate(names):
-        others = [s for i, s in enumerate(tensor.stride()) if i != axis and tensor.shape[i] > 1]
-        if tensor.stride(axis) == 1 and tensor.shape[axis] > 1 and all(s % run == 0 for s in others):
-            return name
-    return ""
+        if tensor.stride(axis) == 1 and tensor.shape[axis] > 1:
+            width = item * gcd(stride_vector(tensor), size_vector(tensor.shape[axis]))
+            return (name, width) if width >= 4 else ("", item)
+    return "", item
 
 
 def _span(tensor: Tensor) -> int:

@@ -56,6 +56,6 @@ def _in_order_of(tensor: Tensor, other: Tensor | None) -> Tensor:
     """A dense copy of the tensor whose axes lie in memory in the order of the other's (row-major without one)."""
     if other is None:
         return tensor.contiguous()
-    order = sorted(range(other.dim()), key=lambda axis: -other.stride(axis))
+    order = sorted(range(other.dim()), key=other.stride, reverse=True)
     inverse = sorted(range(other.dim()), key=lambda axis: order[axis])
     return tensor.permute(order).contiguous().permute(inverse)

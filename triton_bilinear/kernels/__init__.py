@@ -2,5 +2,6 @@
 
 Names used throughout: ``B`` batch rows, addressed in two levels (``B_INNER`` rows per outer step) so that a batch whose
 axes cannot be merged into one stride needs no copy; ``EVEN_X`` says that the tiles along X need no mask; ``WIDE`` makes
-every offset 64-bit; ``ACC`` is the accumulator's type; ``PRECISION`` is ``tl.dot``'s ``input_precision``.
+every offset 64-bit; ``ACC`` is the accumulator's type; ``PRECISION`` is ``tl.dot``'s ``input_precision``; ``VEC_X``
+divides size X, or all strides of operand X but those of 1.
 """

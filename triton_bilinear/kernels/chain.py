@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from triton_bilinear.kernels.helpers import offsets, widen
+from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, widen
 
 
 @triton.jit
@@ -17,6 +17,8 @@ def chain_kernel(
     stride_os, stride_ob, stride_oo, stride_oa, stride_od,
     steps_per_split,
     BLOCK_A: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr,
+    VEC_A: tl.constexpr, VEC_C: tl.constexpr, VEC_D: tl.constexpr, VEC_E: tl.constexpr,
     EVEN_A: tl.constexpr, EVEN_C: tl.constexpr, EVEN_D: tl.constexpr, EVEN_E: tl.constexpr,
     HAS_BIAS: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -25,6 +27,14 @@ def chain_kernel(
     The inner product P Q of a c tile stays on chip: it is rounded once to the operands' dtype, as a stored intermediate
     would be, and feeds the second product.
     """
+    A, C, D, E = aligned(A, VEC_A), aligned(C, VEC_C), aligned(D, VEC_D), aligned(E, VEC_E)
+    stride_pb, stride_po, stride_pk = aligned3(stride_pb, stride_po, stride_pk, VEC_P)
+    stride_pa, stride_pe = aligned(stride_pa, VEC_P), aligned(stride_pe, VEC_P)
+    stride_qb, stride_qo, stride_qk = aligned3(stride_qb, stride_qo, stride_qk, VEC_Q)
+    stride_qe, stride_qc = aligned(stride_qe, VEC_Q), aligned(stride_qc, VEC_Q)
+    stride_rb, stride_ro, stride_rk = aligned3(stride_rb, stride_ro, stride_rk, VEC_R)
+    stride_rc, stride_rd = aligned(stride_rc, VEC_R), aligned(stride_rd, VEC_R)
+
     num_a, num_d = tl.cdiv(A, BLOCK_A), tl.cdiv(D, BLOCK_D)
     pid = tl.program_id(0)
     tile = pid % (num_a * num_d)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from triton_bilinear.kernels.helpers import offsets, row_offsets, widen
+from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, row_offsets, widen
 
 
 @triton.jit
@@ -18,6 +18,8 @@ def grad_inputs_kernel(
     stride_dys, stride_dyb, stride_dyi, stride_dyn,
     tiles_per_group, m_per_split,
     BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    VEC_G: tl.constexpr, VEC_X: tl.constexpr, VEC_Y: tl.constexpr, VEC_A: tl.constexpr,
+    VEC_L: tl.constexpr, VEC_M: tl.constexpr, VEC_N: tl.constexpr,
     EVEN_B: tl.constexpr, EVEN_L: tl.constexpr, EVEN_M: tl.constexpr, EVEN_N: tl.constexpr,
     HOLD_G: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -28,6 +30,12 @@ def grad_inputs_kernel(
     other program touches: each group of n tiles has a dx of its own, added up afterwards in a fixed order.
     HOLD_G: all of g's columns fit one tile (L <= BLOCK_L) and stay on chip for the whole walk.
     """
+    L, M, N = aligned(L, VEC_L), aligned(M, VEC_M), aligned(N, VEC_N)
+    stride_gb, stride_gi, stride_gl = aligned3(stride_gb, stride_gi, stride_gl, VEC_G)
+    stride_xb, stride_xi, stride_xm = aligned3(stride_xb, stride_xi, stride_xm, VEC_X)
+    stride_yb, stride_yi, stride_yn = aligned3(stride_yb, stride_yi, stride_yn, VEC_Y)
+    stride_al, stride_am, stride_an = aligned3(stride_al, stride_am, stride_an, VEC_A)
+
     num_n = tl.cdiv(N, BLOCK_N)
     num_groups = tl.cdiv(num_n, tiles_per_group)
     group = tl.program_id(0) % num_groups

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from triton_bilinear.kernels.helpers import offsets, row_offsets, widen
+from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, row_offsets, widen
 
 
 @triton.jit
@@ -16,6 +16,8 @@ def grad_weight_kernel(
     stride_os, stride_op, stride_oq, stride_or,
     rows_per_split,
     BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr,
+    VEC_A: tl.constexpr, VEC_B: tl.constexpr, VEC_C: tl.constexpr,
+    VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr,
     EVEN_B: tl.constexpr, EVEN_P: tl.constexpr, EVEN_Q: tl.constexpr, EVEN_R: tl.constexpr,
     ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -24,6 +26,11 @@ def grad_weight_kernel(
     One matrix product per step, K = batch rows: the left operand a[i, p] * b[i, q], rows (p, q) flattened, is made in
     registers and never stored.
     """
+    P, Q, R = aligned(P, VEC_P), aligned(Q, VEC_Q), aligned(R, VEC_R)
+    stride_ab, stride_ai, stride_ap = aligned3(stride_ab, stride_ai, stride_ap, VEC_A)
+    stride_bb, stride_bi, stride_bq = aligned3(stride_bb, stride_bi, stride_bq, VEC_B)
+    stride_cb, stride_ci, stride_cr = aligned3(stride_cb, stride_ci, stride_cr, VEC_C)
+
     num_q, num_r = tl.cdiv(Q, BLOCK_Q), tl.cdiv(R, BLOCK_R)
     pid = tl.program_id(0)
     p0 = pid // (num_q * num_r) * BLOCK_P

@@ -22,6 +22,25 @@ def row_offsets(offs_b, B_INNER, stride_outer, stride_inner):
 
 
 @triton.jit
+def aligned(value, VEC: tl.constexpr):
+    """The same value, which the launcher knows to be a multiple of VEC, as the compiler can see it too.
+
+    A launch tells the compiler of multiples of 16 alone; rows of 200 or 180 elements can be read in vectors as well.
+    A value of 1 is a constant of the launch and stays one.
+    """
+    if isinstance(value, tl.constexpr):
+        return value
+    else:
+        return value // VEC * VEC
+
+
+@triton.jit
+def aligned3(first, second, third, VEC: tl.constexpr):
+    """`aligned` for the three strides of an operand."""
+    return aligned(first, VEC), aligned(second, VEC), aligned(third, VEC)
+
+
+@triton.jit
 def widen(stride, WIDE: tl.constexpr):
     """A stride whose multiples may pass 2**31."""
     if WIDE:

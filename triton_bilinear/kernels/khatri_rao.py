@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from triton_bilinear.kernels.helpers import offsets, row_offsets, widen
+from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, row_offsets, widen
 
 
 @triton.jit
@@ -17,6 +17,8 @@ def contract_khatri_rao_kernel(
     stride_os, stride_ob, stride_oi, stride_op,
     steps_per_split,
     BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr,
+    VEC_U: tl.constexpr, VEC_V: tl.constexpr, VEC_T: tl.constexpr,
+    VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr,
     EVEN_B: tl.constexpr, EVEN_P: tl.constexpr, EVEN_Q: tl.constexpr, EVEN_R: tl.constexpr,
     HAS_BIAS: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -25,6 +27,11 @@ def contract_khatri_rao_kernel(
     One matrix product per step, K = (q, r): the left operand u[i, q] * v[i, r] is made in registers and never stored.
     Neighbouring programs share the batch rows; all programs walk T in the same order, so it is read from L2.
     """
+    P, Q, R = aligned(P, VEC_P), aligned(Q, VEC_Q), aligned(R, VEC_R)
+    stride_ub, stride_ui, stride_uq = aligned3(stride_ub, stride_ui, stride_uq, VEC_U)
+    stride_vb, stride_vi, stride_vr = aligned3(stride_vb, stride_vi, stride_vr, VEC_V)
+    stride_tp, stride_tq, stride_tr = aligned3(stride_tp, stride_tq, stride_tr, VEC_T)
+
     num_p = tl.cdiv(P, BLOCK_P)
     pid = tl.program_id(0)
     offs_b = offsets((pid // num_p) * widen(BLOCK_B, WIDE), BLOCK_B, WIDE)

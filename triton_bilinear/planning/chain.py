@@ -22,7 +22,7 @@ def plan_chain(problem: ChainProblem, device: DeviceSpec) -> Plan:
 
 def _candidates(problem: ChainProblem, device: DeviceSpec) -> Iterator[Plan]:
     accumulator = max(4, itemsize(problem.dtype))
-    for config in MENU["chain"][kind(problem.dtype, problem.precision, problem.vectors)]:
+    for config in MENU["chain"][kind(problem.dtype, problem.precision, problem.vector >= 4)]:
         if not legal(config, device, problem.dtype):
             continue
         programs = problem.outputs * tiles(problem.A, config["A"]) * tiles(problem.D, config["D"])
@@ -36,8 +36,8 @@ def _predict(problem: ChainProblem, config: Config, splits: int, device: DeviceS
     item, accumulator = itemsize(problem.dtype), max(4, itemsize(problem.dtype))
     a, c, d, e = config["A"], config["C"], config["D"], config["E"]
     steps = -(-problem.K * tiles(problem.C, c) // splits)
-    inner = Step(a, c, e, config.num_warps, 0, problem.vectors)
-    outer = Step(a, d, c, config.num_warps, a * c, problem.vectors)
+    inner = Step(a, c, e, config.num_warps, 0, problem.vector)
+    outer = Step(a, d, c, config.num_warps, a * c, problem.vector)
     inner_steps = tiles(problem.E, e)
     programs = problem.outputs * tiles(problem.A, a) * tiles(problem.D, d) * splits
     kind_of = (device, problem.dtype, problem.precision)

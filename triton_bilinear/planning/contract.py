@@ -30,7 +30,9 @@ def _candidates(problem: ContractProblem, device: DeviceSpec) -> Iterator[Plan]:
             if problem.keep and order != "pqr":
                 continue
             for config in MENU[kernel][table]:
-                if not legal(config, device, problem.dtype) or not _reads_vectors(config, unit, problem.dtype):
+                if not legal(config, device, problem.dtype) or not _reads_vectors(
+                    config, unit, problem.vector, problem.dtype
+                ):
                     continue
                 steps = tiles(R, config["R"]) * (tiles(Q, config["Q"]) if kernel == "khatri_rao" else 1)
                 programs = tiles(problem.B, config["B"]) * tiles(problem.P, config["P"])
@@ -41,9 +43,9 @@ def _candidates(problem: ContractProblem, device: DeviceSpec) -> Iterator[Plan]:
                         yield Plan(config, tuple(order), splits, predicted)
 
 
-def _reads_vectors(config: Config, unit: str, dtype: str) -> bool:
-    """Whether a tile of T keeps runs of 16 bytes along the axis with stride 1 (which r, not q, is in a flat tile)."""
-    run = 16 // itemsize(dtype)
+def _reads_vectors(config: Config, unit: str, vector: int, dtype: str) -> bool:
+    """Whether a tile of T keeps whole vectors along the axis with stride 1 (which r, not q, is in a flat tile)."""
+    run = vector // itemsize(dtype)
     if unit == "":
         return True
     if unit == "q":
@@ -54,14 +56,13 @@ def _reads_vectors(config: Config, unit: str, dtype: str) -> bool:
 def _predict(problem: ContractProblem, config: Config, Q: int, R: int, splits: int, device: DeviceSpec) -> Estimate:
     item, accumulator = itemsize(problem.dtype), max(4, itemsize(problem.dtype))
     b, p, q, r = config["B"], config["P"], config["Q"], config["R"]
-    vectors = bool(problem.unit)
     outer = tiles(problem.B, b) * tiles(problem.P, p)
     if config.kernel == "khatri_rao":
-        step = Step(b, p, q * r, config.num_warps, b * q * r, vectors)
+        step = Step(b, p, q * r, config.num_warps, b * q * r, problem.vector)
         steps, dots = -(-tiles(Q, q) * tiles(R, r) // splits), 0
         left_bytes = b * (q + r) * item
     else:
-        step = Step(b, p * r, q, config.num_warps, 0, vectors)
+        step = Step(b, p * r, q, config.num_warps, 0, problem.vector)
         dots = -(-tiles(R, r) // splits)
         steps = dots * tiles(Q, q)
         left_bytes = b * q * item

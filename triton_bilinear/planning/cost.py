@@ -92,8 +92,8 @@ def tiles(size: int, block: int) -> int:
 class Step:
     """One step of a kernel's loop: a (rows, columns, depth) product of the tile.
 
-    product: elements of the left operand that are made in registers rather than loaded. vectors: whether operands are
-    read 16 bytes at a time.
+    product: elements of the left operand that are made in registers rather than loaded. vector: the bytes that operands
+    are read with at a time.
     """
 
     rows: int
@@ -101,7 +101,7 @@ class Step:
     depth: int
     num_warps: int
     product: int
-    vectors: bool
+    vector: int
 
     @property
     def flops(self) -> float:
@@ -120,5 +120,5 @@ class Step:
         else:
             matrix = 1.5 * self.flops / (4096 if item == 2 else 2048)
         elements = self.depth * (self.columns + (0 if self.product else self.rows))
-        loads = 3 * elements * item / 512 if self.vectors else 2 * elements / 32
+        loads = 3 * elements * item / (32 * self.vector)
         return matrix + 1.5 * self.product * item / 128 + loads + 60 * self.num_warps

@@ -34,8 +34,8 @@ def separate_problems(problem: GradInputsProblem) -> tuple[ContractProblem, Cont
     grad_x_unit = {"m": "p", "l": "q", "n": "r", "": ""}[problem.unit]
     grad_y_unit = {"n": "p", "l": "q", "m": "r", "": ""}[problem.unit]
     return (
-        ContractProblem(B, M, L, N, dtype, precision, grad_x_unit),
-        ContractProblem(B, N, L, M, dtype, precision, grad_y_unit),
+        ContractProblem(B, M, L, N, dtype, precision, grad_x_unit, problem.vector),
+        ContractProblem(B, N, L, M, dtype, precision, grad_y_unit, problem.vector),
     )
 
 
@@ -67,7 +67,7 @@ def _predict(
     item, accumulator = itemsize(problem.dtype), max(4, itemsize(problem.dtype))
     b, depth, m, n = config["B"], config["L"], config["M"], config["N"]
     held = holds_g(config, problem.L)
-    step = Step(b, m * n, depth, config.num_warps, 0, bool(problem.unit))
+    step = Step(b, m * n, depth, config.num_warps, 0, problem.vector)
     n_tiles, m_tiles, l_tiles = -(-tiles(N, n) // groups), -(-tiles(M, m) // splits), tiles(problem.L, depth)
     epilogue = b * m * n * 4 / 32 + b * (m + n) / 8 + 40 * config.num_warps
     per_tile = l_tiles * step.instructions(device, problem.dtype, problem.precision) + epilogue

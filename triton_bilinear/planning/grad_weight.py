@@ -22,7 +22,7 @@ def plan_grad_weight(problem: GradWeightProblem, device: DeviceSpec) -> Plan:
 
 
 def _candidates(problem: GradWeightProblem, device: DeviceSpec) -> Iterator[Plan]:
-    table = kind(problem.dtype, problem.precision, problem.vectors)
+    table = kind(problem.dtype, problem.precision, problem.vector >= 4)
     size = {"p": problem.P, "q": problem.Q, "r": problem.R}
     accumulator = max(4, itemsize(problem.dtype))
     for order in permutations("pqr"):
@@ -52,7 +52,7 @@ def _predict(
     b, p, q, r = config["B"], config["P"], config["Q"], config["R"]
     outer = tiles(P, p) * tiles(Q, q) * tiles(R, r)
     steps = -(-tiles(problem.B, b) // splits)
-    step = Step(p * q, r, b, config.num_warps, p * q * b, problem.vectors)
+    step = Step(p * q, r, b, config.num_warps, p * q * b, problem.vector)
     loop = step.instructions(device, problem.dtype, problem.precision) + 2 * q * b * item / 512
     store = p * q * r / (32 if coalesced else 4)
     written = P * Q * R * (item if splits == 1 else 2 * splits * accumulator + item)

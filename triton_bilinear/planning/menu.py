@@ -7,10 +7,12 @@ tiles whose operands are read element by element. `limits.py` says which of them
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .config import Config, config
 
 
-def _tiles(kernel: str, axes: str, rows: list[tuple[int, ...]]) -> tuple[Config, ...]:
+def _tiles(kernel: str, axes: str, rows: Sequence[tuple[int, ...]]) -> tuple[Config, ...]:
     """Rows of (block sizes..., num_warps, num_stages)."""
     return tuple(config(kernel, row[-2], row[-1], **dict(zip(axes, row[:-2], strict=True))) for row in rows)
 
@@ -24,9 +26,9 @@ def kind(dtype: str, precision: str, vectors: bool) -> str:
     return "tf32" if precision in ("tf32", "tf32x3") else "scalar"
 
 
-def _with_depth(rows: list[tuple[int, ...]], depths: list[tuple[int, int]]) -> list[tuple[int, ...]]:
+def _with_depth(rows: Sequence[tuple[int, ...]], depths: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
     """(b, p, warps, stages) times (q, r): every output tile with every shape of the contracted tile."""
-    return [(b, p, q, r, warps, stages) for b, p, warps, stages in rows for q, r in depths]
+    return [(*row[:2], *depth, *row[2:]) for row in rows for depth in depths]
 
 
 KHATRI_RAO = {

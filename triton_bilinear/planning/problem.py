@@ -17,7 +17,8 @@ class ContractProblem:
     """out[i, p] = sum_qr u[i, q] v[i, r] T[p, q, r] over B rows.
 
     dtype: torch's name without the prefix. precision: "ieee", "tf32" or "tf32x3" (float32 alone knows the last two).
-    unit: the axis of T with stride 1 ("p", "q" or "r"), or "" where T cannot be read in vectors of 16 bytes.
+    unit: the axis of T along which it is read in vectors ("p", "q" or "r"), of `vector` bytes; "" where it is read
+    element by element.
     keep: the projection sum_q u[i, q] T[p, q, r] is wanted too.
     """
 
@@ -28,6 +29,7 @@ class ContractProblem:
     dtype: str
     precision: str
     unit: str
+    vector: int
     keep: bool = False
 
 
@@ -42,11 +44,12 @@ class GradInputsProblem:
     dtype: str
     precision: str
     unit: str
+    vector: int
 
 
 @dataclass(frozen=True)
 class GradWeightProblem:
-    """out[p, q, r] = sum_i a[i, p] b[i, q] c[i, r] over B rows; vectors: whether every operand is read in vectors."""
+    """out[p, q, r] = sum_i a[i, p] b[i, q] c[i, r] over B rows; vector: the bytes in which every operand is read."""
 
     B: int
     P: int
@@ -54,7 +57,7 @@ class GradWeightProblem:
     R: int
     dtype: str
     precision: str
-    vectors: bool
+    vector: int
 
 
 @dataclass(frozen=True)
@@ -69,4 +72,4 @@ class ChainProblem:
     E: int
     dtype: str
     precision: str
-    vectors: bool
+    vector: int
