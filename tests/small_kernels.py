@@ -1,5 +1,6 @@
 """Small kernels to test what looks at kernels from outside: the compiler, the stand-in driver, the counters."""
 
+import torch
 import triton
 import triton.language as tl
 
@@ -51,3 +52,12 @@ def malformed_kernel(x_ptr, SIZE: tl.constexpr):
 def adding_kernel(out_ptr):
     # out += 1 from every program, by an atomic operation
     tl.atomic_add(out_ptr, 1.0)
+
+
+def launch_product(B: int, L: int, K: int, block: int, dtype: torch.dtype = torch.float16, num_stages: int = 2) -> None:
+    """Launches product_forward_kernel on fresh CPU tensors."""
+    x, w, out = (torch.zeros(shape, dtype=dtype) for shape in ((B, K), (L, K), (B, L)))
+    sizes = (B, L, K, *x.stride(), *w.stride(), *out.stride())
+    grid = (triton.cdiv(B, block), triton.cdiv(L, block))
+    options = {"num_warps": 4, "num_stages": num_stages, "enable_fp_fusion": True}
+    product_forward_kernel[grid](x, w, out, *sizes, BLOCK_B=block, BLOCK_L=block, BLOCK_K=block, **options)
