@@ -14,10 +14,12 @@ by hand: torch.library.register_autograd has no forward mode, and torch.library.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import _C, Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
 from . import library as ops
@@ -298,16 +300,14 @@ def _differentiable(
 
     kernel = ops.KERNELS[op]
 
-    def below_autograd(keyset: _C.DispatchKeySet, args: Sequence[Any]) -> Any:
-        """Call the op on tensors whose gradients are taken care of."""
-        below = keyset & _C._after_autograd_keyset
-        if below.raw_repr() in _PLAIN:
-            return kernel(*args)
-        with _C._AutoDispatchBelowAutograd():
-            return op.redispatch(below, *args)
+    def below_autograd(keys: _C.DispatchKeySet, grad: bool, fwd_grad: bool, *args: Any) -> Any:
+        # An autograd.Function switches gradients off in its forward. That is right here, where the dispatcher passes
+        # autograd by, but wrong for the outer levels of torch.func's transforms, which are still to come.
+        with torch.set_grad_enabled(grad), forward_ad._set_fwd_grad_enabled(fwd_grad), _C._AutoDispatchBelowAutograd():
+            return op.redispatch(keys, *args)
 
-    def forward(ctx: Any, keyset: _C.DispatchKeySet, *args: Any) -> Any:
-        result = below_autograd(keyset, args)
+    def forward(ctx: Any, call: Callable[..., Any], *args: Any) -> Any:
+        result = call(*args)
         # A factor's own gradient does not contain it: it is saved only for the sake of the others'.
         needs = ctx.needs_input_grad[1 : factors + 1]
         wanted = sum(needs)
@@ -343,10 +343,18 @@ def _differentiable(
     apply = super(torch.autograd.Function, derivative).apply  # type: ignore[misc]
 
     def with_autograd(keyset: _C.DispatchKeySet, *args: Any) -> Any:
+        grad = torch.is_grad_enabled()
+        keys = keyset & _C._after_autograd_keyset
+        plain = keys.raw_repr() in _PLAIN
+        call = kernel if plain else partial(below_autograd, keys, grad, _C._is_fwd_grad_enabled())
         # A tensor with a tangent need not require grad; it can only be there inside a level of forward mode.
-        if (torch.is_grad_enabled() and _C._any_requires_grad(*args)) or forward_ad._current_level >= 0:
-            return apply(keyset, *args)
-        return below_autograd(keyset, args)
+        if not (grad and _C._any_requires_grad(*args)) and forward_ad._current_level < 0:
+            return call(*args)
+        if plain:
+            return apply(call, *args)
+        # Of torch.func's levels the dispatcher has come to one, and that is the one that this derivative is for.
+        with enable_single_level_autograd_function():
+            return apply(call, *args)
 
     ops.LIBRARY.impl(op, with_autograd, "Autograd", with_keyset=True)
 
