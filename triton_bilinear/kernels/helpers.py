@@ -26,9 +26,9 @@ def aligned(value, VEC: tl.constexpr):
     """The same value, which the launcher knows to be a multiple of VEC, as the compiler can see it too.
 
     A launch tells the compiler of multiples of 16 alone; rows of 200 or 180 elements can be read in vectors as well.
-    A value of 1 is a constant of the launch and stays one.
+    A value of 1 is a constant of the launch, here a plain int, and stays one.
     """
-    if isinstance(value, tl.constexpr):
+    if isinstance(value, int):
         return value
     else:
         return value // VEC * VEC
