@@ -68,6 +68,7 @@ def grad_weight_launches(
         "stride_or": target.stride(2) if partial is None else 1,
         "rows_per_split": rows_per_split,
         **vectors({"A": a, "B": b, "C": c}, {"P": P, "Q": Q, "R": R}),
+        "ONE_LEVEL": rows.inner == 1,
         "EVEN_B": even(rows.count, config["B"]),
         "EVEN_P": even(P, config["P"]),
         "EVEN_Q": even(Q, config["Q"]),

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, row_offsets, widen
+from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, walked_row_offsets, widen
 
 
 @triton.jit
@@ -19,7 +19,7 @@ def grad_weight_kernel(
     VEC_A: tl.constexpr, VEC_B: tl.constexpr, VEC_C: tl.constexpr,
     VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr,
     EVEN_B: tl.constexpr, EVEN_P: tl.constexpr, EVEN_Q: tl.constexpr, EVEN_R: tl.constexpr,
-    ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    ONE_LEVEL: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Program (tile, split) owns out[BLOCK_P, BLOCK_Q, BLOCK_R] over its share of the batch.
 
@@ -44,17 +44,24 @@ def grad_weight_kernel(
 
     first = tl.program_id(1) * widen(rows_per_split, WIDE)
     last = min(first + rows_per_split, B)
+    a_ptrs = a_ptr + offs_p[:, None] * stride_ap
+    b_ptrs = b_ptr + offs_q[None, :] * stride_bq
+    c_ptrs = c_ptr + offs_r[None, :] * stride_cr
     acc = tl.zeros((BLOCK_P * BLOCK_Q, BLOCK_R), ACC)
     for b0 in range(first, last, BLOCK_B):
         offs_b = offsets(b0, BLOCK_B, WIDE)
         mask_b = (offs_b < last) | EVEN_B
-        a_ptrs = a_ptr + row_offsets(offs_b, B_INNER, stride_ab, stride_ai)[None, :] + offs_p[:, None] * stride_ap
-        b_ptrs = b_ptr + row_offsets(offs_b, B_INNER, stride_bb, stride_bi)[:, None] + offs_q[None, :] * stride_bq
-        c_ptrs = c_ptr + row_offsets(offs_b, B_INNER, stride_cb, stride_ci)[:, None] + offs_r[None, :] * stride_cr
-        a = tl.load(a_ptrs, mask=mask_b[None, :] & mask_p, other=0.0)
-        b = tl.load(b_ptrs, mask=mask_b[:, None] & mask_q, other=0.0)
-        c = tl.load(c_ptrs, mask=mask_b[:, None] & mask_r, other=0.0)
-        ab = tl.reshape(a[:, None, :] * tl.trans(b)[None, :, :], (BLOCK_P * BLOCK_Q, BLOCK_B))
+        rows_a = walked_row_offsets(b0, BLOCK_B, B_INNER, stride_ab, stride_ai, ONE_LEVEL)
+        rows_b = walked_row_offsets(b0, BLOCK_B, B_INNER, stride_bb, stride_bi, ONE_LEVEL)
+        rows_c = walked_row_offsets(b0, BLOCK_B, B_INNER, stride_cb, stride_ci, ONE_LEVEL)
+        a = tl.load(a_ptrs + rows_a[None, :], mask=mask_b[None, :] & mask_p, other=0.0)
+        b = tl.load(b_ptrs + rows_b[:, None], mask=mask_b[:, None] & mask_q, other=0.0)
+        c = tl.load(c_ptrs + rows_c[:, None], mask=mask_b[:, None] & mask_r, other=0.0)
+        if BLOCK_P == 1:
+            # In the layout of the load, where no two threads hold the same element of b.
+            ab = tl.trans(b * tl.trans(a))
+        else:
+            ab = tl.reshape(a[:, None, :] * tl.trans(b)[None, :, :], (BLOCK_P * BLOCK_Q, BLOCK_B))
         acc = tl.dot(ab, c, acc, input_precision=PRECISION, out_dtype=ACC)
 
     offs_pq = offsets(0, BLOCK_P * BLOCK_Q, WIDE)

@@ -22,6 +22,16 @@ def row_offsets(offs_b, B_INNER, stride_outer, stride_inner):
 
 
 @triton.jit
+def walked_row_offsets(start, SIZE: tl.constexpr, B_INNER, stride_outer, stride_inner, ONE_LEVEL: tl.constexpr):
+    """`row_offsets` of rows start, start + 1, ... in a loop over start: what does not depend on it leaves the loop."""
+    if ONE_LEVEL:
+        stride = tl.cast(stride_outer, tl.int64)
+        return tl.arange(0, SIZE) * stride + start * stride
+    else:
+        return row_offsets(start + tl.arange(0, SIZE), B_INNER, stride_outer, stride_inner)
+
+
+@triton.jit
 def aligned(value, VEC: tl.constexpr):
     """The same value, which the launcher knows to be a multiple of VEC, as the compiler can see it too.
 
