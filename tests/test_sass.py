@@ -92,6 +92,13 @@ def test_no_loops_in_nothing():
     assert find_loops([]) == []
 
 
+def test_scheduling_notes_are_no_operands():
+    plain = parse_sass(NESTED_SASS)
+    noted = NESTED_SASS.replace(" ;", "   &req={1,2} &wr=0x0 ?WAIT5_END_GROUP;")
+    assert noted != NESTED_SASS
+    assert parse_sass(noted) == plain
+
+
 def test_a_second_function_is_not_read():
     assert len(parse_sass(NESTED_SASS + NESTED_SASS)) == 16
 

@@ -5,6 +5,7 @@
 Importing this touches no GPU and does not import triton.
 """
 
+from . import reference
 from .backend import use_backend
 from .functional import bilinear, bilinear_form, linear, pairwise_bilinear
 from .modules import Bilinear, PairwiseBilinear
@@ -18,5 +19,6 @@ __all__ = [
     "bilinear_form",
     "linear",
     "pairwise_bilinear",
+    "reference",
     "use_backend",
 ]

@@ -12,6 +12,8 @@ import importlib.util
 from functools import cache
 from types import ModuleType, TracebackType
 
+import torch
+
 BACKENDS = ("auto", "triton", "torch")
 
 # Device types that Triton compiles for. "cuda" includes AMD's GPUs.
@@ -27,7 +29,8 @@ class use_backend:
     triton is installed, and torch's matrix products for all others. `"triton"` takes the kernels for every tensor, on
     whatever driver Triton has active (its interpreter, for CPU tensors); `"torch"` takes the matrix products.
 
-    The setting belongs to the process, not to a thread. Backward follows the setting that holds while it runs.
+    The setting belongs to the process, not to a thread. Backward, and a compiled function, follow the setting that
+    holds while they run; so inside a function for torch.compile it is an error (with fullgraph) or breaks the graph.
 
     Raises:
         ValueError: for another name.
@@ -48,6 +51,8 @@ class use_backend:
 
     def __enter__(self) -> use_backend:
         global _choice
+        if torch.compiler.is_compiling():
+            raise RuntimeError("use_backend() acts while ops run: enter it around the compiled function, not inside")
         self._outer.append(_choice)
         _choice = self.name
         return self

@@ -79,8 +79,9 @@ def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
         return
     fused = " ".join(f"{a}{b}" for a in range(3) for b in range(3) if a != b and _pair_fusible(out, a, b))
     axes, plan = plan_weight(prod(g.shape[:-1]), tuple(out.shape), fused, _budget(out))
-    operands = flatten_batch(g, x, y)
-    weight_grad.grad_weight(*(operands[axis] for axis in axes), out.permute(axes), plan)
+    operands = list(flatten_batch(g, x, y))
+    alone, outer, inner = (operands[axis] for axis in axes)
+    weight_grad.grad_weight(alone, outer, inner, out.permute(axes), plan)
 
 
 def _budget(out: Tensor) -> int:

@@ -9,6 +9,8 @@ from .orders import Plan
 from .pieces import row_pieces, tiles
 from .workspace import Workspace
 
+VECTOR = 16
+
 
 def multiply(workspace: Workspace, outer: Tensor, inner: Tensor) -> Tensor:
     """The products outer[:, q] inner[:, r] of rows (rows, Q) and (rows, R) as a matrix (rows, Q R)."""
@@ -23,10 +25,12 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
     grid = list(tiles(weight.shape[1], weight.shape[2], plan.columns))
     # A weight that is one tile is fused once, for all rows.
     whole = workspace.fused("weight", weight) if len(grid) == 1 else None
+    # The product's rows become a vector axis of the processor's kernels where p does not fill one.
+    columns_first = weight.shape[0] % VECTOR != 0
     start = None if bias is None else workspace.copy("bias", bias)
     for index in row_pieces(out.shape[:-1], plan.rows):
         outer, inner = workspace.rows("u", u[index]), workspace.rows("v", v[index])
-        target = workspace.target("out", out[index])
+        target = workspace.target("out", out[index], columns_first)
         for i, (q, r) in enumerate(grid):
             matrix = whole if whole is not None else workspace.fused("weight", weight[:, q, r])
             product = multiply(workspace, outer[:, q], inner[:, r])

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 # Multiply-adds of the matrix product that take as long as ...
-PRODUCT = 4.0  # one element of a Khatri-Rao product
-DOT = 5.0  # one multiply-add of a batched vector-matrix product
+PRODUCT = 5.0  # one element of a Khatri-Rao product
+DOT = 8.0  # one multiply-add of a batched vector-matrix product
 COPY = 15.0  # one element of a copied weight
 
 # Elements of the largest buffer: the caches of a CPU, or enough work for one launch on another device.
@@ -37,11 +37,11 @@ class Plan:
 
 def rate(rows: int, inner: int, columns: int) -> float:
     """The share of its peak that the matrix product (rows, inner) x (inner, columns) reaches."""
-    return rows / (rows + 4.0) * inner / (inner + 8.0) * columns / (columns + 4.0)
+    return rows / (rows + 14.0) * inner / (inner + 12.0) * columns / (columns + 16.0)
 
 
 def piece_shape(batch: int, columns: int, unit: int, budget: int) -> tuple[int, int]:
-    """Rows and columns of a piece of at most `budget` elements, near square, columns a multiple of `unit` if they can."""
+    """Rows and columns of a piece of at most `budget` elements, near square; columns are multiples of `unit`."""
     rows = min(batch, 512)
     width = min(columns, max(1, budget // max(1, rows)))
     if width > unit:
@@ -53,7 +53,7 @@ def piece_shape(batch: int, columns: int, unit: int, budget: int) -> tuple[int, 
 def _khatri_rao(batch: int, p: int, q: int, r: int, fused: bool, budget: int) -> Callable[[bool], Plan]:
     def plan(swap: bool) -> Plan:
         rows, columns = piece_shape(batch, q * r, r, budget)
-        cost = batch * p * q * r / rate(rows, columns, p) + batch * q * r * PRODUCT * (1 + 8 / r)
+        cost = batch * p * q * r / rate(rows, columns, p) + batch * q * r * PRODUCT * (1 + 16 / r)
         if not fused:
             cost += -(-batch // rows) * COPY * p * q * r
         return Plan("khatri_rao", swap, rows, columns, cost)
@@ -99,7 +99,7 @@ def plan_joint(batch: int, p: int, q: int, r: int, fused: bool, budget: int) -> 
 
 @lru_cache(maxsize=4096)
 def plan_weight(batch: int, sizes: tuple[int, int, int], fused: str, budget: int) -> tuple[tuple[int, int, int], Plan]:
-    """The axes (alone, outer, inner) of out[l, m, n]: outer and inner are multiplied, and alone meets them in a product.
+    """The axes (alone, outer, inner) of out[l, m, n]: outer times inner meets alone in a product.
 
     `fused` holds the pairs (as digits) that the strides of out let be one axis.
     """
@@ -107,7 +107,7 @@ def plan_weight(batch: int, sizes: tuple[int, int, int], fused: str, budget: int
     for alone, outer, inner in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
         a, o, i = sizes[alone], sizes[outer], sizes[inner]
         rows, columns = piece_shape(batch, o * i, i, budget)
-        cost = batch * a * o * i / rate(a, rows, columns) + batch * o * i * PRODUCT * (1 + 8 / i)
+        cost = batch * a * o * i / rate(a, rows, columns) + batch * o * i * PRODUCT * (1 + 16 / i)
         if f"{outer}{inner}" not in fused:
             cost += COPY * a * o * i
         choices.append(((alone, outer, inner), Plan("weight", False, rows, columns, cost)))

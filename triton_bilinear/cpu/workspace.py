@@ -17,7 +17,7 @@ ACCUMULATE = {
 
 
 def blas_ready(matrix: Tensor) -> bool:
-    """Whether torch's matrix product takes this matrix as it lies: one axis dense, the other's stride past its length."""
+    """Whether torch's matrix product takes this matrix as it lies: one axis dense, the other's stride longer."""
     (rows, columns), (row_stride, column_stride) = matrix.shape, matrix.stride()
     return (column_stride == 1 and row_stride >= max(1, columns)) or (row_stride == 1 and column_stride >= max(1, rows))
 
@@ -73,15 +73,23 @@ class Workspace:
         view = self._fused_view(tensor)
         return view if view is not None else self.copy(name, tensor).view(tensor.shape[0], -1)
 
-    def target(self, name: str, piece: Tensor) -> Tensor:
-        """A matrix (rows, features) to compute a piece (*batch, features) of a result in; `store` completes it."""
+    def target(self, name: str, piece: Tensor, columns_first: bool = False) -> Tensor:
+        """A matrix (rows, features) to compute a piece (*batch, features) of a result in; `store` completes it.
+
+        With `columns_first` its columns are dense, not its rows.
+        """
         view = self._matrix_view(piece)
-        return view if view is not None else self.take(name, prod(piece.shape[:-1]), piece.shape[-1])
+        if view is not None and (not columns_first or view.stride(0) == 1):
+            return view
+        rows, columns = prod(piece.shape[:-1]), piece.shape[-1]
+        return self.take(name, columns, rows).t() if columns_first else self.take(name, rows, columns)
 
     def fused_target(self, name: str, tensor: Tensor) -> Tensor:
         """A matrix (a, b c) to compute a 3-d piece (a, b, c) of a result in; `store` completes it."""
         view = self._fused_view(tensor)
-        return view if view is not None else self.take(name, tensor.shape[0], tensor.shape[1] * tensor.shape[2])
+        if view is not None and view.stride(1) == 1:
+            return view
+        return self.take(name, tensor.shape[0], tensor.shape[1] * tensor.shape[2])
 
     def store(self, piece: Tensor, target: Tensor) -> None:
         """Write the finished `target` to its piece of the result, where it is not that piece itself."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from ..kernels.khatri_rao import contract_khatri_rao_kernel
@@ -95,10 +97,12 @@ def _first_pass(
     row_strides: list[tuple[int, int]],
     plan: Plan,
     precision: str,
-    out_arguments: dict[str, object],
+    out_arguments: dict[str, Any],
 ) -> Launch:
     config = plan.config
     P, Q, R = weight.shape
+    read = (u, v, weight, out_arguments["bias_ptr"])
+    written = (out_arguments["out_ptr"],) if kept is None else (out_arguments["out_ptr"], kept)
     steps = -(-R // config["R"])
     if config.kernel == "khatri_rao":
         steps *= -(-Q // config["Q"])
@@ -126,7 +130,7 @@ def _first_pass(
         "EVEN_P": even(P, config["P"]),
         "EVEN_Q": even(Q, config["Q"]),
         "EVEN_R": even(R, config["R"]),
-        **common_constants(config, (u, v, weight), precision),
+        **common_constants(config, (*read, *written), precision),
         **out_arguments,
     }
     kernel = contract_khatri_rao_kernel

@@ -6,17 +6,22 @@ from ..tuning.devices import DeviceSpec
 from .config import Config
 from .problem import itemsize
 
-_ACCUMULATOR_REGISTERS = 128  # of a thread: more leave no room for the operands
-_THREAD_REGISTERS = 255
+# Accumulator registers that a thread can have before something is spilt, read off compiled kernels: an asynchronous
+# unit takes its operands from shared memory, tcgen05 keeps accumulators in a memory of its own until the epilogue wants
+# them all, and the others hold fragments of both operands in registers too.
+_ACCUMULATORS = {
+    "khatri_rao": {"mma": 64, "wgmma": 64, "tcgen05": 128},
+    "project": {"mma": 72, "wgmma": 80, "tcgen05": 72},
+    "grad_inputs": {"mma": 64, "wgmma": 80, "tcgen05": 64},
+    "grad_weight": {"mma": 64, "wgmma": 128, "tcgen05": 128},
+    "chain": {"mma": 96, "wgmma": 96, "tcgen05": 96},
+}
 
 
-def asynchronous_unit(config: Config, device: DeviceSpec, dtype: str) -> bool:
-    """Whether the matrix unit reads this tile's operands from shared memory by itself (wgmma, tcgen05)."""
-    return (
-        device.architecture in ("sm_90", "sm_100")
-        and dtype in ("float16", "bfloat16", "float32")
-        and product_shape(config)[0] >= 64
-    )
+def matrix_unit(config: Config, device: DeviceSpec, dtype: str) -> str:
+    """How the device multiplies this tile: "wgmma", "tcgen05" (both asynchronous), or "mma" for all else."""
+    unit = {"sm_90": "wgmma", "sm_100": "tcgen05"}.get(device.architecture, "mma")
+    return unit if dtype != "float64" and product_shape(config)[0] >= 64 else "mma"
 
 
 def product_shape(config: Config) -> tuple[int, int, int]:
@@ -58,7 +63,7 @@ def shared_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool = Fa
     size, item = dict(config.blocks), itemsize(dtype)
     rows, columns, depth = product_shape(config)
     waiting = max(config.num_stages - 1, 1)
-    streamed = config.num_stages if asynchronous_unit(config, device, dtype) else waiting
+    streamed = waiting if matrix_unit(config, device, dtype) == "mma" else config.num_stages
     right = depth * columns * item
     match config.kernel:
         case "khatri_rao":
@@ -81,9 +86,6 @@ def holds_g(config: Config, L: int) -> bool:
 
 def legal(config: Config, device: DeviceSpec, dtype: str, held: bool = False) -> bool:
     """Whether the device has the registers and the shared memory that the tile needs."""
-    threads = 32 * config.num_warps
-    if accumulators(config, dtype) > _ACCUMULATOR_REGISTERS:
-        return False
-    if threads * min(2 * accumulators(config, dtype) + 40, _THREAD_REGISTERS) > device.registers_per_sm:
+    if accumulators(config, dtype) > _ACCUMULATORS[config.kernel][matrix_unit(config, device, dtype)]:
         return False
     return shared_bytes(config, device, dtype, held) <= device.shared_memory

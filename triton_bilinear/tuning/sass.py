@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from .listing import Instruction
 
-_LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?(?P<text>[^;]*?)\s*;")
+# Some releases print scheduling notes behind the operands ("&req={1,2} ?WAIT5_END_GROUP"); they are no part of them.
+_LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?(?P<text>[^;]*?)\s*(?:\s[&?][A-Za-z_][^;]*)?;")
 _GUARDED = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+@")
 _ADDRESS = re.compile(r"0x([0-9a-f]+)\s*$")
 _JUMPS = ("BRA", "JMP", "CALL")

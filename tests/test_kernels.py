@@ -1,0 +1,509 @@
+"""The primitives through Triton's kernels, against einsum in float64: sizes, strides, plans, offsets, bits.
+
+Without a GPU the kernels run in Triton's interpreter, which computes bfloat16 wrongly: that dtype needs a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+from conftest import INTERPRETED
+
+from triton_bilinear import gpu
+from triton_bilinear.gpu.chain import chain_launches
+from triton_bilinear.gpu.contract import contract_launches
+from triton_bilinear.gpu.device import device_of
+from triton_bilinear.gpu.grad_inputs import grad_inputs_launches
+from triton_bilinear.gpu.grad_weight import grad_weight_launches
+from triton_bilinear.gpu.launch import Launch, run
+from triton_bilinear.planning import Plan
+from triton_bilinear.planning.config import config
+from triton_bilinear.tuning.devices import find_device
+
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+DTYPES = [torch.float64, torch.float32, torch.float16] + [torch.bfloat16] * GPU
+
+pytestmark = pytest.mark.skipif(not GPU and not INTERPRETED, reason="no GPU, and TRITON_INTERPRET is not 1")
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """A primitive as einsum writes it.
+
+    operands: the axes of each input. results: the axes of each output, and the inputs that it is the product of.
+    """
+
+    call: Callable[..., None]
+    launches: Callable[..., list[Launch]]
+    operands: tuple[str, ...]
+    results: tuple[tuple[str, tuple[int, ...]], ...]
+    has_bias: bool = False
+
+
+PRIMITIVES = {
+    "contract": Primitive(gpu.contract, contract_launches, ("bq", "br", "pqr"), (("bp", (0, 1, 2)),), True),
+    "contract_keep": Primitive(
+        gpu.contract_keep, contract_launches, ("bq", "br", "pqr"), (("bp", (0, 1, 2)), ("bpr", (0, 2))), True
+    ),
+    "grad_inputs": Primitive(
+        gpu.grad_inputs, grad_inputs_launches, ("bl", "bm", "bn", "lmn"), (("bm", (0, 2, 3)), ("bn", (0, 1, 3)))
+    ),
+    "grad_weight": Primitive(gpu.grad_weight, grad_weight_launches, ("bl", "bm", "bn"), (("lmn", (0, 1, 2)),)),
+    "chain": Primitive(gpu.chain, chain_launches, ("bokae", "bokec", "bokcd"), (("boad", (0, 1, 2)),), True),
+}
+# The batch, then the axes of the weight.
+AXES = {"contract": "bpqr", "contract_keep": "bpqr", "grad_inputs": "blmn", "grad_weight": "blmn", "chain": "bokacde"}
+
+
+@dataclass
+class Problem:
+    """Operands, a bias where the primitive has one, and outputs that hold NaN."""
+
+    primitive: Primitive
+    operands: list[Tensor]
+    bias: Tensor | None
+    outputs: list[Tensor]
+
+    def run(self) -> None:
+        """By the planner's plan."""
+        self.primitive.call(*self._inputs(), *self.outputs)
+
+    def run_plan(self, plan: Plan) -> list[Launch]:
+        """By this plan."""
+        outputs = self.outputs
+        if self.primitive.launches is contract_launches:
+            outputs = [outputs[0], outputs[1] if len(outputs) == 2 else None]
+        launches = self.primitive.launches(*self._inputs(), *outputs, device_of(self.operands[0]), plan)
+        run(launches, self.operands[0])
+        return launches
+
+    def check(self) -> None:
+        for output, (axes, factors) in zip(self.outputs, self.primitive.results, strict=True):
+            equation = ",".join(self.primitive.operands[factor] for factor in factors) + "->" + axes
+            bias = self.bias if output is self.outputs[0] else None
+            assert_as_good_as_einsum(output, equation, [self.operands[factor] for factor in factors], bias)
+
+    def _inputs(self) -> list[Tensor | None]:
+        return [*self.operands, self.bias] if self.primitive.has_bias else list(self.operands)
+
+
+def make(name: str, sizes: dict[str, int], dtype: torch.dtype = torch.float32, bias: bool = True) -> Problem:
+    """Random operands, contiguous."""
+    primitive = PRIMITIVES[name]
+    operands = [torch.randn([sizes[axis] for axis in axes], device=DEVICE).to(dtype) for axes in primitive.operands]
+    first = primitive.results[0][0]
+    vector = torch.randn(sizes[first[1]], device=DEVICE).to(dtype) if primitive.has_bias and bias else None
+    outputs = [nan(*(sizes[axis] for axis in axes), dtype=dtype) for axes, _ in primitive.results]
+    return Problem(primitive, operands, vector, outputs)
+
+
+def nan(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.full(shape, torch.nan, dtype=dtype, device=DEVICE)
+
+
+def with_bias(result: Tensor, bias: Tensor | None) -> Tensor:
+    """The bias belongs to a result's second axis, which is the features' or, for chain, the outputs'."""
+    return result if bias is None else result + bias.reshape(-1, *(1,) * (result.dim() - 2)).to(result)
+
+
+def assert_as_good_as_einsum(actual: Tensor, equation: str, operands: list[Tensor], bias: Tensor | None = None) -> None:
+    """The error against float64 is at most twice that of einsum in the same dtype, and one rounding.
+
+    A rounding is of the largest element, or of the size that a sum of its terms has without cancellation.
+    """
+    assert not actual.isnan().any(), "an element was not written"
+    if not actual.numel():
+        return
+    wide = [operand.double() for operand in operands]
+    exact = with_bias(torch.einsum(equation, *wide), bias)
+    same = with_bias(torch.einsum(equation, *operands), bias).double()
+    squares = torch.einsum(equation, *(operand.square() for operand in wide))
+    size = max(exact.abs().max().item(), squares.max().sqrt().item())
+    # float64 is compared with itself: einsum's own error is not seen, and stands in no bound.
+    roundings = 16 if actual.dtype == torch.float64 else 1
+    bound = 2 * (same - exact).abs().max().item() + roundings * torch.finfo(actual.dtype).eps * size
+    error = (actual.double() - exact).abs().max().item()
+    assert error <= bound, f"error {error:.2e} beyond {bound:.2e} in {actual.dtype}"
+
+
+# Sizes ----------------------------------------------------------------------------------------------------------------
+
+# (batch, then the weight's axes): primes, 1, small M, padding in every axis.
+SIZES = [(37, 19, 23, 29), (1, 33, 17, 40), (13, 1, 70, 31), (29, 40, 8, 67), (3, 2, 1, 5), (130, 16, 32, 16)]
+CHAIN_SIZES = [(2, 3, 1, 37, 19, 23, 29), (1, 2, 5, 17, 33, 8, 1), (3, 1, 2, 1, 7, 66, 13)]
+
+
+def sizes_of(name: str, sizes: tuple[int, ...]) -> dict[str, int]:
+    return dict(zip(AXES[name], sizes, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("name", [name for name in PRIMITIVES if name != "chain"])
+def test_sizes(name, sizes, dtype):
+    problem = make(name, sizes_of(name, sizes), dtype)
+    problem.run()
+    problem.check()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("sizes", CHAIN_SIZES, ids=str)
+def test_sizes_of_chain(sizes, dtype):
+    problem = make("chain", sizes_of("chain", sizes), dtype)
+    problem.run()
+    problem.check()
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize(("name", "axis"), [(name, axis) for name, axes in AXES.items() for axis in axes])
+def test_size_zero(name, axis, bias):
+    """Results over an empty axis are zeros, or the bias; results with an empty axis are empty."""
+    problem = make(name, dict.fromkeys(AXES[name], 3) | {axis: 0}, bias=bias)
+    problem.run()
+    problem.check()
+
+
+def test_without_a_bias():
+    for name in ("contract", "contract_keep"):
+        problem = make(name, sizes_of(name, (21, 5, 6, 7)), bias=False)
+        problem.run()
+        problem.check()
+
+
+# Strides --------------------------------------------------------------------------------------------------------------
+
+SMALL = (21, 17, 18, 20)
+CHAIN_SMALL = (2, 3, 2, 17, 18, 19, 20)
+
+
+def last_first(tensor: Tensor) -> Tensor:
+    """The same values, stored with the last axis outermost: features moved, or a weight stored with N first."""
+    return tensor.movedim(-1, 0).contiguous().movedim(0, -1)
+
+
+def first_last(tensor: Tensor) -> Tensor:
+    """The same values, stored with the first axis innermost: a weight stored (M, N, L)."""
+    return tensor.movedim(0, -1).contiguous().movedim(-1, 0)
+
+
+def sliced(tensor: Tensor) -> Tensor:
+    """Every second element of a larger tensor along each axis, from an odd offset."""
+    larger = torch.full([2 * size + 3 for size in tensor.shape], torch.nan, dtype=tensor.dtype, device=tensor.device)
+    view = larger[tuple(slice(1, 2 * size + 1, 2) for size in tensor.shape)]
+    view.copy_(tensor)
+    return view
+
+
+def expanded(tensor: Tensor) -> Tensor:
+    """Stride 0 along every axis."""
+    return tensor.flatten()[:1].expand(tensor.numel()).as_strided(tensor.shape, (0,) * tensor.dim())
+
+
+def expanded_rows(tensor: Tensor) -> Tensor:
+    return tensor[:1].expand(tensor.shape)
+
+
+LAYOUTS = {layout.__name__: layout for layout in (last_first, first_last, sliced, expanded, expanded_rows)}
+OPERANDS = [(name, index) for name, primitive in PRIMITIVES.items() for index in range(len(primitive.operands))]
+
+
+def small(name: str, dtype: torch.dtype = torch.float32) -> Problem:
+    return make(name, sizes_of(name, CHAIN_SMALL if name == "chain" else SMALL), dtype)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize(("name", "index"), OPERANDS)
+def test_layout_of_an_operand(name, index, layout):
+    problem = small(name)
+    problem.operands[index] = layout(problem.operands[index])
+    problem.run()
+    problem.check()
+
+
+@pytest.mark.parametrize("layout", [last_first, first_last, sliced])
+@pytest.mark.parametrize("name", [name for name in PRIMITIVES if name != "contract_keep"])
+def test_layout_of_results(name, layout):
+    problem = small(name, torch.float16)
+    problem.outputs = [layout(output) for output in problem.outputs]
+    problem.run()
+    problem.check()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_every_tensor_in_the_same_layout(name, layout):
+    problem = small(name, torch.float16)
+    problem.operands = [layout(operand) for operand in problem.operands]
+    problem.run()
+    problem.check()
+
+
+@pytest.mark.parametrize("layout", [sliced, expanded])
+@pytest.mark.parametrize("name", ["contract", "contract_keep", "chain"])
+def test_layout_of_the_bias(name, layout):
+    problem = small(name)
+    problem.bias = layout(problem.bias)
+    problem.run()
+    problem.check()
+
+
+# Batches of several axes, as views (*batch, features) of storage in the order given.
+BATCHES = {
+    "rows in order": ((3, 7), (0, 1, 2)),
+    "rows transposed": ((3, 7), (1, 0, 2)),
+    "features between": ((3, 7), (0, 2, 1)),
+    "features first": ((3, 7), (2, 0, 1)),
+    "three axes that merge": ((2, 3, 4), (0, 1, 2, 3)),
+    "three axes that do not": ((2, 3, 4), (2, 1, 3, 0)),
+    "four axes, features inside": ((2, 3, 2, 2), (0, 1, 4, 3, 2)),
+    "axes of 1": ((1, 3, 1, 4), (0, 1, 2, 3, 4)),
+    "no axis": ((), (0,)),
+}
+
+
+def stored(batch: tuple[int, ...], features: int, order: tuple[int, ...]) -> Tensor:
+    shape = (*batch, features)
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    return torch.randn([shape[axis] for axis in order], device=DEVICE).permute(inverse)
+
+
+def flat(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, tensor.shape[-1])
+
+
+@pytest.mark.parametrize(("batch", "order"), BATCHES.values(), ids=BATCHES)
+def test_batches(batch, order):
+    """x lies in the batch's order, y in row-major order, results as the public functions allocate them."""
+    L, M, N = 5, 6, 7
+    x, y, g = stored(batch, M, order), torch.randn(*batch, N, device=DEVICE), stored(batch, L, order)
+    weight = torch.randn(L, M, N, device=DEVICE)
+    feature_dim = order.index(len(batch)) - len(order)
+    z, dx, dy = (allocated(batch, features, feature_dim) for features in (L, M, N))
+    dweight = nan(L, M, N, dtype=x.dtype)
+    gpu.contract(x, y, weight, None, z)
+    assert_as_good_as_einsum(flat(z), "bm,bn,lmn->bl", [flat(x), flat(y), weight])
+    gpu.grad_inputs(g, x, y, weight, dx, dy)
+    assert_as_good_as_einsum(flat(dx), "bl,bn,lmn->bm", [flat(g), flat(y), weight])
+    assert_as_good_as_einsum(flat(dy), "bl,bm,lmn->bn", [flat(g), flat(x), weight])
+    gpu.grad_weight(g, x, y, dweight)
+    assert_as_good_as_einsum(dweight, "bl,bm,bn->lmn", [flat(g), flat(x), flat(y)])
+
+
+@pytest.mark.parametrize(("batch", "order"), BATCHES.values(), ids=BATCHES)
+def test_kept_projection_of_batches(batch, order):
+    x, y = stored(batch, 6, order), torch.randn(*batch, 7, device=DEVICE)
+    weight = torch.randn(2, 6, 7, device=DEVICE)
+    z = allocated(batch, 2, order.index(len(batch)) - len(order))
+    kept = nan(*batch, 2, 7, dtype=x.dtype)
+    gpu.contract_keep(x, y, weight, None, z, kept)
+    assert_as_good_as_einsum(flat(z), "bm,bn,lmn->bl", [flat(x), flat(y), weight])
+    assert_as_good_as_einsum(kept.reshape(-1, 2, 7), "bm,lmn->bln", [flat(x), weight])
+
+
+def allocated(batch: tuple[int, ...], features: int, feature_dim: int) -> Tensor:
+    """Contiguous with its features at feature_dim, which counts from the end; a view with the features last."""
+    shape = list(batch)
+    shape.insert(len(batch) + 1 + feature_dim, features)
+    return nan(*shape, dtype=torch.float32).movedim(feature_dim, -1)
+
+
+# Plans ----------------------------------------------------------------------------------------------------------------
+
+_KHATRI_RAO = config("khatri_rao", 4, 2, B=16, P=16, Q=2, R=16)
+_KHATRI_RAO_DEEP = config("khatri_rao", 4, 2, B=32, P=32, Q=1, R=32)
+_PROJECT = config("project", 4, 2, B=16, P=4, Q=16, R=16)
+_PROJECT_SINGLE = config("project", 4, 2, B=16, P=1, Q=16, R=32)
+_JOINT_HELD = config("grad_inputs", 4, 2, B=16, L=32, M=2, N=16)
+_JOINT = config("grad_inputs", 4, 2, B=16, L=16, M=4, N=8)
+_WEIGHT = config("grad_weight", 4, 2, B=16, P=1, Q=32, R=16)
+_WEIGHT_PRODUCT = config("grad_weight", 4, 2, B=16, P=4, Q=8, R=16)
+_CHAIN = config("chain", 4, 2, A=16, C=16, D=16, E=16)
+
+
+def plans(name: str, configs: list, orders: list[str], splits: tuple[int, ...], groups: tuple[int, ...] = (1,)) -> list:
+    return [
+        pytest.param(
+            name,
+            Plan(tile, tuple(order), split, None, group),
+            id=f"{name}-{tile.kernel}{[size for _, size in tile.blocks]}-{order}-splits{split}-groups{group}",
+        )
+        for tile in configs
+        for order in orders
+        for split in splits
+        for group in groups
+    ]
+
+
+PLANS = [
+    *plans("contract", [_KHATRI_RAO, _KHATRI_RAO_DEEP, _PROJECT, _PROJECT_SINGLE], ["pqr", "prq"], (1, 2)),
+    *plans("contract_keep", [_PROJECT, _PROJECT_SINGLE], ["pqr"], (1, 2)),
+    *plans("grad_inputs", [_JOINT_HELD, _JOINT], ["lmn", "lnm"], (1, 3), (1, 2)),
+    *plans("grad_weight", [_WEIGHT], ["pqr", "prq", "qpr", "qrp", "rpq", "rqp"], (1, 2)),
+    *plans("grad_weight", [_WEIGHT_PRODUCT], ["pqr", "rpq"], (1, 2)),
+    *plans("chain", [_CHAIN], ["acde"], (1, 3)),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(("name", "plan"), PLANS)
+def test_plan(name, plan, dtype):
+    """Every kernel, order, split and group gives the right numbers, and the same bits when run again."""
+    problem = small(name, dtype)
+    launches = problem.run_plan(plan)
+    assert launches[0].kernel.__name__.startswith(
+        {"khatri_rao": "contract_khatri_rao", "project": "contract_project"}.get(plan.config.kernel, plan.config.kernel)
+    )
+    assert launches[0].grid[1] == plan.splits
+    problem.check()
+    first = [output.clone() for output in problem.outputs]
+    for output in problem.outputs:
+        output.fill_(torch.nan)
+    problem.run_plan(plan)
+    assert all(map(torch.equal, first, problem.outputs))
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_split_plan_with_strided_results(name):
+    """The second pass writes where the strides say, and adds the bias once."""
+    tile = {"contract": _KHATRI_RAO, "contract_keep": _PROJECT, "grad_inputs": _JOINT, "grad_weight": _WEIGHT}.get(name)
+    order = {"chain": "acde", "grad_inputs": "lnm", "grad_weight": "qrp"}.get(name, "pqr")
+    problem = small(name)
+    problem.outputs[0] = sliced(problem.outputs[0])
+    problem.run_plan(Plan(tile or _CHAIN, tuple(order), 2, None, 2 if name == "grad_inputs" else 1))
+    problem.check()
+
+
+@pytest.mark.parametrize("plan", [plan for name, plan in (case.values for case in PLANS) if name == "grad_inputs"])
+def test_joint_plans_in_two_levels_of_rows(plan):
+    x, y, g = (stored((3, 7), features, (1, 0, 2)) for features in (18, 20, 17))
+    weight = torch.randn(17, 18, 20, device=DEVICE)
+    dx, dy = nan(3, 7, 18, dtype=x.dtype), nan(3, 7, 20, dtype=x.dtype)
+    run(grad_inputs_launches(g, x, y, weight, dx, dy, device_of(g), plan), g)
+    assert_as_good_as_einsum(flat(dx), "bl,bn,lmn->bm", [flat(g), flat(y), weight])
+    assert_as_good_as_einsum(flat(dy), "bl,bm,lmn->bn", [flat(g), flat(x), weight])
+
+
+# Offsets --------------------------------------------------------------------------------------------------------------
+
+_BEYOND_32_BITS = 2**31 + 8
+
+
+@contextmanager
+def sparse_elements(count: int, path: Path) -> Iterator[Tensor]:
+    """A float16 vector so long that most of it had better never be touched."""
+    if GPU:
+        yield torch.empty(0, dtype=torch.float16, device=DEVICE).set_(
+            torch.UntypedStorage(2 * count, device=DEVICE), 0, (count,), (1,)
+        )
+        return
+    path.touch()
+    with path.open("r+b") as file:
+        file.truncate(2 * count)
+    yield torch.from_file(str(path), shared=True, size=count, dtype=torch.float16)
+    path.unlink()
+
+
+def far_apart(tensor: Tensor, axis: int, storage: Tensor) -> Tensor:
+    """The same values in a storage where the axis reaches beyond 2**31 elements."""
+    others = [other for other in range(tensor.dim()) if other != axis]
+    strides = [0] * tensor.dim()
+    step = 1
+    for other in reversed(others):
+        strides[other] = step
+        step *= tensor.shape[other]
+    strides[axis] = _BEYOND_32_BITS // (tensor.shape[axis] - 1)
+    view = storage.as_strided(tensor.shape, strides)
+    view.copy_(tensor)
+    return view
+
+
+FAR = [
+    *(("contract", role, axis) for role, axis in [(0, 0), (0, 1), (1, 1), (2, 0), (2, 1), (2, 2), (-1, 0), (-1, 1)]),
+    *(("contract_keep", role, axis) for role, axis in [(1, 1), (2, 2)]),
+    *(("grad_inputs", role, axis) for role, axis in [(0, 1), (1, 1), (2, 1), (3, 0), (3, 1), (3, 2), (-1, 1)]),
+    *(("grad_weight", role, axis) for role, axis in [(0, 1), (1, 1), (2, 0), (2, 1), (-1, 0), (-1, 1), (-1, 2)]),
+    *(("chain", role, axis) for role, axis in [(0, 3), (0, 4), (1, 2), (1, 4), (2, 3), (2, 4), (-1, 2), (-1, 3)]),
+]
+
+
+@pytest.mark.parametrize(("name", "role", "axis"), FAR)
+def test_offsets_beyond_32_bits(name, role, axis, tmp_path):
+    """An operand (or, for role -1, the first result) whose elements lie further apart than 32 bits can say."""
+    problem = small(name, torch.float16)
+    with sparse_elements(_BEYOND_32_BITS + 2**16, tmp_path / "sparse") as storage:
+        tensors = problem.outputs if role < 0 else problem.operands
+        tensors[max(role, 0)] = far_apart(tensors[max(role, 0)], axis, storage)
+        problem.run()
+        problem.check()
+
+
+def meta(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float16, device="meta")
+
+
+@pytest.mark.parametrize(("rows", "wide"), [(40000, False), (70000, True)])
+def test_wide_offsets_only_where_sizes_call_for_them(rows, wide):
+    L, M, N = 8, 32000, 64
+    device = find_device("NVIDIA H100 80GB HBM3")
+    x, y, g, weight = meta(rows, M), meta(rows, N), meta(rows, L), meta(L, M, N)
+    launches = [
+        contract_launches(x, y, weight, None, meta(rows, L), None, device)[0],
+        grad_inputs_launches(g, x, y, weight, meta(rows, M), meta(rows, N), device)[0],
+        grad_weight_launches(g, x, y, meta(L, M, N), device)[0],
+    ]
+    assert [launch.arguments["WIDE"] for launch in launches] == [wide] * 3
+
+
+def test_wide_offsets_for_a_result_that_calls_for_them():
+    """Features first, the result alone passes 2**31 elements."""
+    rows, L, M, N = 20_000_000, 128, 8, 8
+    x, y, z = (meta(features, rows).T for features in (M, N, L))
+    (launch, *_) = contract_launches(x, y, meta(L, M, N), None, z, None, find_device("NVIDIA H100 80GB HBM3"))
+    assert launch.arguments["WIDE"]
+
+
+# Properties -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_the_same_bits_on_every_run(name):
+    problem = small(name)
+    problem.run()
+    first = [output.clone() for output in problem.outputs]
+    problem.run()
+    assert all(map(torch.equal, first, problem.outputs))
+
+
+def test_the_error_does_not_grow_with_the_number_of_outputs():
+    """Grad x and grad y sum over L; in float16 their relative error stays at one rounding."""
+    errors = [relative_error_of_grad_inputs(L) for L in (16, 512)]
+    assert max(errors) <= torch.finfo(torch.float16).eps
+    assert errors[1] <= 1.5 * errors[0]
+
+
+def relative_error_of_grad_inputs(L: int) -> float:
+    problem = make("grad_inputs", sizes_of("grad_inputs", (32, L, 16, 32)), torch.float16)
+    problem.run()
+    g, x, y, weight = (operand.double() for operand in problem.operands)
+    exact = torch.cat([torch.einsum("bl,bn,lmn->bm", g, y, weight), torch.einsum("bl,bm,lmn->bn", g, x, weight)], 1)
+    return ((torch.cat(problem.outputs, 1).double() - exact).norm() / exact.norm()).item()
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_a_narrowed_axis_of_the_weight(axis):
+    """An axis of size 1 may have any stride: a view keeps the one that it had."""
+    sizes = [17, 18, 20]
+    sizes[axis] = 1
+    problem = make("contract", sizes_of("contract", (21, *sizes)))
+    problem.operands[2] = torch.randn(17, 18, 20, device=DEVICE).narrow(axis, 3, 1)
+    problem.run()
+    problem.check()

@@ -1,0 +1,32 @@
+"""The command line: `python -m triton_bilinear <command>`.
+
+Each command is a module with `add_parser(subparsers)`, which describes its options, and `run(args)`, which returns the
+exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import __version__, check, demo
+
+COMMANDS = (demo, check)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m triton_bilinear", description="A bilinear layer for the price of a linear one."
+    )
+    parser.add_argument("--version", action="version", version=f"triton_bilinear {__version__}")
+    subparsers = parser.add_subparsers(title="commands", required=True)
+    for command in COMMANDS:
+        command.add_parser(subparsers).set_defaults(run=command.run)
+    args = parser.parse_args(arguments)
+    return args.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
