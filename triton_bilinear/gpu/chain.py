@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from ..kernels.chain import chain_kernel
@@ -10,7 +12,7 @@ from ..tuning.devices import DeviceSpec
 from .device import device_of, float32_precision
 from .launch import Launch, common_constants, even, run, unit_axis, vectors
 from .reduction import reduce_partials, workspace
-from .rows import batch_rows
+from .rows import batch_rows, merge_axes
 
 
 def chain(p: Tensor, q: Tensor, r: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -33,6 +35,8 @@ def chain_launches(
     precision = float32_precision(p, device)
     vector = min(unit_axis(tensor, "bokij")[1] for tensor in (p, q, r))
     plan = plan or plan_chain(ChainProblem(batch * outer, K, A, C, D, E, dtype, precision, vector), device)
+    if len(merge_axes(out.shape[:-1], [out.stride()[:-1]])) > 2:
+        plan = replace(plan, splits=1)  # the second pass writes rows of two levels at most
     config = plan.config
     steps = K * -(-C // config["C"])
     partial = None if plan.splits == 1 else workspace(out, plan.splits, batch * outer * A, D)
