@@ -1,8 +1,4 @@
-"""The command line: `python -m triton_bilinear <command>`.
-
-Each command is a module with `add_parser(subparsers)`, which describes its options, and `run(args)`, which returns the
-exit status.
-"""
+"""The command line: `python -m triton_bilinear <command>`; see `commands`."""
 
 from __future__ import annotations
 
@@ -10,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import __version__, check, demo
+from . import __version__
+from .commands import check, demo
 
 COMMANDS = (demo, check)
 

@@ -8,7 +8,7 @@ import platform
 
 import torch
 
-from .backend import triton_installed
+from ..backend import triton_installed
 
 
 def interpreting() -> bool:

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..modules import Bilinear
 from .machine import default_device, describe, synchronize
-from .modules import Bilinear
 
 FUSED, CLASSES = 32, 10
 BATCH, TEST_SAMPLES = 64, 357
