@@ -69,7 +69,7 @@ def chain_launches(
         **common_constants(config, (p, q, r, out), precision),
     }
     grid = (batch * outer * -(-A // config["A"]) * -(-D // config["D"]), plan.splits)
-    launches = [Launch(chain_kernel, grid, arguments, config.num_warps, config.num_stages)]
+    launches = [Launch(chain_kernel, grid, arguments, config.num_warps, config.num_stages, plan)]
     if partial is not None:
         rows, _ = batch_rows([], [out])
         launches.append(reduce_partials(partial, None, out, rows.inner, rows.strides[0], out.stride(-1)))

@@ -145,4 +145,4 @@ def _first_pass(
             "KEEP": kept is not None,
         }
     grid = (-(-rows.count // config["B"]) * -(-P // config["P"]), plan.splits)
-    return Launch(kernel, grid, arguments, config.num_warps, config.num_stages)
+    return Launch(kernel, grid, arguments, config.num_warps, config.num_stages, plan)

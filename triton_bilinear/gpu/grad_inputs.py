@@ -110,7 +110,7 @@ def _joint(
         **common_constants(config, (g, x, y, weight, out_x, out_y), precision),
     }
     grid = (-(-rows.count // config["B"]) * plan.groups, plan.splits)
-    joint = Launch(grad_inputs_kernel, grid, arguments, config.num_warps, config.num_stages)
+    joint = Launch(grad_inputs_kernel, grid, arguments, config.num_warps, config.num_stages, plan)
     return [joint, *reduce_x, *reduce_y]
 
 

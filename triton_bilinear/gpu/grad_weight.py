@@ -76,7 +76,7 @@ def grad_weight_launches(
         **common_constants(config, (a, b, c, out), precision),
     }
     grid = (-(-P // config["P"]) * -(-Q // config["Q"]) * -(-R // config["R"]), plan.splits)
-    launches = [Launch(grad_weight_kernel, grid, arguments, config.num_warps, config.num_stages)]
+    launches = [Launch(grad_weight_kernel, grid, arguments, config.num_warps, config.num_stages, plan)]
     if partial is not None:
         # Rows (p, q) of the result in two levels: q within p.
         row_strides = (target.stride(0), target.stride(1))

@@ -11,7 +11,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..planning import Config
+from ..planning import Config, Plan
 from .device import interpreting
 
 # Beyond this many elements an offset needs 64 bits.
@@ -20,18 +20,24 @@ _WIDE = 2**31
 
 @dataclass(frozen=True)
 class Launch:
-    """arguments: every argument of the kernel by name, compile-time constants included."""
+    """arguments: every argument of the kernel by name, compile-time constants included.
+
+    plan: the plan that it carries out; None for the second pass of a split.
+    """
 
     kernel: Any
     grid: tuple[int, int]
     arguments: dict[str, Any]
     num_warps: int
     num_stages: int
+    plan: Plan | None = None
 
     def run(self) -> None:
-        self.kernel[self.grid](
-            **self.arguments, num_warps=self.num_warps, num_stages=self.num_stages, enable_fp_fusion=True
-        )
+        arguments = self.arguments
+        if interpreting():
+            # `vectors` relies on strides of 1 being constants of the launch, which they are not in the interpreter.
+            arguments = {name: 1 if name.startswith("VEC_") else value for name, value in arguments.items()}
+        self.kernel[self.grid](**arguments, num_warps=self.num_warps, num_stages=self.num_stages, enable_fp_fusion=True)
 
 
 def run(launches: Iterable[Launch], where: Tensor) -> None:
@@ -82,12 +88,11 @@ def size_vector(size: int) -> int:
 def vectors(tensors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, int]:
     """The VEC_ constants of a kernel's operands and sizes.
 
-    `kernels.helpers.aligned` makes them visible to the compiler. It relies on strides of 1 being constants of the
-    launch, which they are not in the interpreter; that knows no vectors either, and is told of none.
+    `kernels.helpers.aligned` makes them visible to the compiler.
     """
     widths = {name: stride_vector(tensor) for name, tensor in tensors.items()}
     widths |= {name: size_vector(size) for name, size in sizes.items()}
-    return {f"VEC_{name}": 1 if interpreting() else width for name, width in widths.items()}
+    return {f"VEC_{name}": width for name, width in widths.items()}
 
 
 def unit_axis(tensor: Tensor, names: str) -> tuple[str, int]:
