@@ -452,28 +452,37 @@ def test_offsets_beyond_32_bits(name, role, axis, tmp_path):
         problem.check()
 
 
+H100 = find_device("NVIDIA H100 80GB HBM3")
+
+
 def meta(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float16, device="meta")
 
 
-@pytest.mark.parametrize(("rows", "wide"), [(40000, False), (70000, True)])
-def test_wide_offsets_only_where_sizes_call_for_them(rows, wide):
-    L, M, N = 8, 32000, 64
-    device = find_device("NVIDIA H100 80GB HBM3")
-    x, y, g, weight = meta(rows, M), meta(rows, N), meta(rows, L), meta(L, M, N)
+@pytest.mark.parametrize(("outputs", "wide"), [(2100, False), (2200, True)])
+def test_wide_offsets_only_where_a_weight_calls_for_them(outputs, wide):
+    rows, M, N = 300, 1000, 1000
+    x, y, g, weight = meta(rows, M), meta(rows, N), meta(rows, outputs), meta(outputs, M, N)
     launches = [
-        contract_launches(x, y, weight, None, meta(rows, L), None, device)[0],
-        grad_inputs_launches(g, x, y, weight, meta(rows, M), meta(rows, N), device)[0],
-        grad_weight_launches(g, x, y, meta(L, M, N), device)[0],
+        contract_launches(x, y, weight, None, meta(rows, outputs), None, H100)[0],
+        grad_inputs_launches(g, x, y, weight, meta(rows, M), meta(rows, N), H100)[0],
+        grad_weight_launches(g, x, y, meta(outputs, M, N), H100)[0],
     ]
     assert [launch.arguments["WIDE"] for launch in launches] == [wide] * 3
 
 
-def test_wide_offsets_for_a_result_that_calls_for_them():
-    """Features first, the result alone passes 2**31 elements."""
+def test_a_large_batch_needs_no_wide_offsets():
+    """Rows are addressed from a 64-bit base, whatever their number."""
+    rows, L, M, N = 20_000_000, 128, 128, 8
+    (launch, *_) = contract_launches(meta(rows, M), meta(rows, N), meta(L, M, N), None, meta(rows, L), None, H100)
+    assert not launch.arguments["WIDE"]
+
+
+def test_wide_offsets_for_features_far_apart():
+    """Features first, the result's features alone reach beyond 2**31 elements."""
     rows, L, M, N = 20_000_000, 128, 8, 8
     x, y, z = (meta(features, rows).T for features in (M, N, L))
-    (launch, *_) = contract_launches(x, y, meta(L, M, N), None, z, None, find_device("NVIDIA H100 80GB HBM3"))
+    (launch, *_) = contract_launches(x, y, meta(L, M, N), None, z, None, H100)
     assert launch.arguments["WIDE"]
 
 

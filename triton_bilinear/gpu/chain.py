@@ -10,7 +10,7 @@ from ..kernels.chain import chain_kernel
 from ..planning import ChainProblem, Plan, plan_chain
 from ..tuning.devices import DeviceSpec
 from .device import device_of, float32_precision
-from .launch import Launch, common_constants, even, run, unit_axis, vectors
+from .launch import Launch, common_constants, even, run, span, unit_axis, vectors
 from .reduction import reduce_partials, workspace
 from .rows import batch_rows, merge_axes
 
@@ -60,13 +60,13 @@ def chain_launches(
         "stride_os": 0 if partial is None else partial.stride(0),
         **_strides("o", out if partial is None else target[0], "boad"),
         "steps_per_split": -(-steps // plan.splits),
-        **vectors({"P": p, "Q": q, "R": r}, {"A": A, "C": C, "D": D, "E": E}),
+        **vectors({"P": p, "Q": q, "R": r, "OUT": target}, {"A": A, "C": C, "D": D, "E": E}),
         "EVEN_A": even(A, config["A"]),
         "EVEN_C": even(C, config["C"]),
         "EVEN_D": even(D, config["D"]),
         "EVEN_E": even(E, config["E"]),
         "HAS_BIAS": bias is not None,
-        **common_constants(config, (p, q, r, out), precision),
+        **common_constants(config, p.dtype, precision, (span(tensor, 2) for tensor in (p, q, r, out))),
     }
     grid = (batch * outer * -(-A // config["A"]) * -(-D // config["D"]), plan.splits)
     launches = [Launch(chain_kernel, grid, arguments, config.num_warps, config.num_stages, plan)]

@@ -11,7 +11,7 @@ from ..kernels.project import contract_project_kernel
 from ..planning import ContractProblem, Plan, plan_contract
 from ..tuning.devices import DeviceSpec
 from .device import device_of, float32_precision
-from .launch import Launch, common_constants, even, run, unit_axis, vectors
+from .launch import Launch, common_constants, even, run, span, unit_axis, vectors
 from .reduction import reduce_partials, workspace
 from .rows import Rows, batch_rows
 
@@ -101,8 +101,8 @@ def _first_pass(
 ) -> Launch:
     config = plan.config
     P, Q, R = weight.shape
-    read = (u, v, weight, out_arguments["bias_ptr"])
-    written = (out_arguments["out_ptr"],) if kept is None else (out_arguments["out_ptr"], kept)
+    operands = [u, v, out_arguments["out_ptr"]] + ([] if kept is None else [kept.flatten(-2)])
+    spans = [rows.reach(index) + span(tensor, 1) for index, tensor in enumerate(operands)]
     steps = -(-R // config["R"])
     if config.kernel == "khatri_rao":
         steps *= -(-Q // config["Q"])
@@ -125,12 +125,13 @@ def _first_pass(
         "stride_tq": weight.stride(1),
         "stride_tr": weight.stride(2),
         "steps_per_split": -(-steps // plan.splits),
-        **vectors({"U": u, "V": v, "T": weight}, {"P": P, "Q": Q, "R": R}),
+        **vectors({"U": u, "V": v, "T": weight, "OUT": out_arguments["out_ptr"]}, {"P": P, "Q": Q, "R": R}),
         "EVEN_B": even(rows.count, config["B"]),
         "EVEN_P": even(P, config["P"]),
         "EVEN_Q": even(Q, config["Q"]),
         "EVEN_R": even(R, config["R"]),
-        **common_constants(config, (*read, *written), precision),
+        "ROWS": rows.kind(config["B"]),
+        **common_constants(config, u.dtype, precision, [*spans, span(weight, 3)]),
         **out_arguments,
     }
     kernel = contract_khatri_rao_kernel

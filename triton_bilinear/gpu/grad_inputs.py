@@ -9,7 +9,7 @@ from ..planning import GradInputsProblem, Plan, holds_g, plan_grad_inputs
 from ..tuning.devices import DeviceSpec
 from .contract import contract_launches
 from .device import device_of, float32_precision
-from .launch import Launch, accumulator, common_constants, even, run, unit_axis, vectors
+from .launch import Launch, accumulator, common_constants, even, run, span, unit_axis, vectors
 from .reduction import reduce_partials, workspace
 from .rows import Rows, batch_rows
 
@@ -73,6 +73,7 @@ def _joint(
     dx, dx_strides, reduce_x = _target(out_x, rows, 3, plan.groups, direct_x)
     dy, dy_strides, reduce_y = _target(out_y, rows, 4, plan.splits, plan.splits == 1)
     m_tiles = -(-M // config["M"])
+    spans = [rows.reach(index) + span(tensor, 1) for index, tensor in enumerate((g, x, y, out_x, out_y))]
     arguments = {
         "g_ptr": g,
         "x_ptr": x,
@@ -101,13 +102,14 @@ def _joint(
         **dict(zip(("stride_dys", "stride_dyb", "stride_dyi", "stride_dyn"), dy_strides, strict=True)),
         "tiles_per_group": tiles_per_group,
         "m_per_split": -(-m_tiles // plan.splits) * config["M"],
-        **vectors({"G": g, "X": x, "Y": y, "A": weight}, {"L": L, "M": M, "N": N}),
+        **vectors({"G": g, "X": x, "Y": y, "A": weight, "DX": dx, "DY": dy}, {"L": L, "M": M, "N": N}),
         "EVEN_B": even(rows.count, config["B"]),
         "EVEN_L": even(L, config["L"]),
         "EVEN_M": even(M, config["M"]),
         "EVEN_N": even(N, config["N"]),
         "HOLD_G": holds_g(config, L),
-        **common_constants(config, (g, x, y, weight, out_x, out_y), precision),
+        "ROWS": rows.kind(config["B"]),
+        **common_constants(config, g.dtype, precision, [*spans, span(weight, 3)]),
     }
     grid = (-(-rows.count // config["B"]) * plan.groups, plan.splits)
     joint = Launch(grad_inputs_kernel, grid, arguments, config.num_warps, config.num_stages, plan)

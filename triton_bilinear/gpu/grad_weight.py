@@ -8,7 +8,7 @@ from ..kernels.grad_weight import grad_weight_kernel
 from ..planning import GradWeightProblem, Plan, plan_grad_weight
 from ..tuning.devices import DeviceSpec
 from .device import device_of, float32_precision
-from .launch import Launch, common_constants, even, run, unit_axis, vectors
+from .launch import Launch, common_constants, even, run, span, unit_axis, vectors
 from .reduction import reduce_partials, workspace
 from .rows import batch_rows
 
@@ -40,6 +40,7 @@ def grad_weight_launches(
     target = out.permute(axes)
     P, Q, R = target.shape
     config = plan.config
+    spans = [rows.reach(index) + span(tensor, 1) for index, tensor in enumerate(operands)]
     row_tiles = -(-rows.count // config["B"])
     rows_per_split = -(-row_tiles // plan.splits) * config["B"]
     partial = None if plan.splits == 1 else workspace(out, plan.splits, P * Q, R)
@@ -67,13 +68,13 @@ def grad_weight_launches(
         "stride_oq": target.stride(1) if partial is None else R,
         "stride_or": target.stride(2) if partial is None else 1,
         "rows_per_split": rows_per_split,
-        **vectors({"A": a, "B": b, "C": c}, {"P": P, "Q": Q, "R": R}),
-        "ONE_LEVEL": rows.inner == 1,
+        **vectors({"A": a, "B": b, "C": c, "OUT": out if partial is None else partial}, {"P": P, "Q": Q, "R": R}),
+        "ROWS": rows.kind(config["B"]),
         "EVEN_B": even(rows.count, config["B"]),
         "EVEN_P": even(P, config["P"]),
         "EVEN_Q": even(Q, config["Q"]),
         "EVEN_R": even(R, config["R"]),
-        **common_constants(config, (a, b, c, out), precision),
+        **common_constants(config, g.dtype, precision, [*spans, span(out, 3)]),
     }
     grid = (-(-P // config["P"]) * -(-Q // config["Q"]) * -(-R // config["R"]), plan.splits)
     launches = [Launch(grad_weight_kernel, grid, arguments, config.num_warps, config.num_stages, plan)]

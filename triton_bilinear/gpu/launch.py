@@ -14,7 +14,7 @@ from torch import Tensor
 from ..planning import Config, Plan
 from .device import interpreting
 
-# Beyond this many elements an offset needs 64 bits.
+# An offset of so many elements needs 64 bits.
 _WIDE = 2**31
 
 
@@ -56,14 +56,16 @@ def accumulator(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def common_constants(config: Config, tensors: Iterable[Tensor], precision: str) -> dict[str, Any]:
-    """The compile-time constants that every kernel with a matrix product takes."""
-    tensors = list(tensors)
+def common_constants(config: Config, dtype: torch.dtype, precision: str, spans: Iterable[int]) -> dict[str, Any]:
+    """The compile-time constants that every kernel with a matrix product takes.
+
+    spans: of each tensor, the largest distance of an element from where the kernel's 64-bit base points.
+    """
     return {
         **config.constants(),
-        "ACC": tl.float64 if tensors[0].dtype == torch.float64 else tl.float32,
+        "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
         "PRECISION": precision,
-        "WIDE": any(_span(tensor) >= _WIDE for tensor in tensors),
+        "WIDE": max(spans) >= _WIDE,
     }
 
 
@@ -108,6 +110,7 @@ def unit_axis(tensor: Tensor, names: str) -> tuple[str, int]:
     return "", item
 
 
-def _span(tensor: Tensor) -> int:
-    """The largest offset of an element, plus one."""
-    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+def span(tensor: Tensor, axes: int) -> int:
+    """The largest offset of an element along the last `axes` axes."""
+    sizes, strides = tensor.shape[-axes:], tensor.stride()[-axes:]
+    return sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))

@@ -7,14 +7,33 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+# No tile of any plan has more rows of the batch.
+MAX_TILE_ROWS = 256
+
 
 @dataclass(frozen=True)
 class Rows:
-    """`count` rows; row i lies at (i // inner) * outer stride + (i % inner) * inner stride of each tensor."""
+    """`count` rows; row i lies at (i // inner) * outer stride + (i % inner) * inner stride of each tensor.
+
+    Rows that one stride walks have no outer step: inner is count.
+    """
 
     count: int
     inner: int
     strides: tuple[tuple[int, int], ...]  # (outer, inner) of each tensor
+
+    def kind(self, block: int) -> str:
+        """How tiles of `block` rows meet outer steps: the kernels' ROWS (see kernels.helpers.tile_rows)."""
+        if self.inner == self.count:
+            return "flat"
+        return "straight" if self.inner % block == 0 else "crossing"
+
+    def reach(self, index: int) -> int:
+        """The most elements that two rows of one tile of tensor `index` can lie apart."""
+        outer, inner = self.strides[index]
+        if self.inner == self.count:
+            return MAX_TILE_ROWS * inner
+        return (MAX_TILE_ROWS // self.inner + 1) * outer + self.inner * inner
 
 
 def merge_axes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
@@ -47,8 +66,8 @@ def batch_rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor] = ()) -> tupl
     for size, _ in merged:
         count *= size
     zeros = [0] * len(tensors)
-    outer = merged[0][1] if merged else zeros
-    inner, inner_strides = merged[1] if len(merged) == 2 else (1, zeros)
+    outer = merged[0][1] if len(merged) == 2 else zeros
+    inner, inner_strides = merged[-1] if merged else (1, zeros)
     return Rows(count, inner, tuple(zip(outer, inner_strides, strict=True))), list(inputs)
 
 

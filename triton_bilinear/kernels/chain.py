@@ -17,7 +17,7 @@ def chain_kernel(
     stride_os, stride_ob, stride_oo, stride_oa, stride_od,
     steps_per_split,
     BLOCK_A: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
-    VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr,
+    VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr, VEC_OUT: tl.constexpr,
     VEC_A: tl.constexpr, VEC_C: tl.constexpr, VEC_D: tl.constexpr, VEC_E: tl.constexpr,
     EVEN_A: tl.constexpr, EVEN_C: tl.constexpr, EVEN_D: tl.constexpr, EVEN_E: tl.constexpr,
     HAS_BIAS: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
@@ -34,6 +34,8 @@ def chain_kernel(
     stride_qe, stride_qc = aligned(stride_qe, VEC_Q), aligned(stride_qc, VEC_Q)
     stride_rb, stride_ro, stride_rk = aligned3(stride_rb, stride_ro, stride_rk, VEC_R)
     stride_rc, stride_rd = aligned(stride_rc, VEC_R), aligned(stride_rd, VEC_R)
+    stride_ob, stride_oo, stride_oa = aligned3(stride_ob, stride_oo, stride_oa, VEC_OUT)
+    stride_od, stride_os = aligned(stride_od, VEC_OUT), aligned(stride_os, VEC_OUT)
 
     num_a, num_d = tl.cdiv(A, BLOCK_A), tl.cdiv(D, BLOCK_D)
     pid = tl.program_id(0)
@@ -47,9 +49,12 @@ def chain_kernel(
     mask_a = ((offs_a < A) | EVEN_A)[:, None]
     mask_d = ((offs_d < D) | EVEN_D)[None, :]
 
-    p_ptrs = p_ptr + b * stride_pb + o * stride_po + offs_a[:, None] * stride_pa + offs_e[None, :] * stride_pe
-    q_ptrs = q_ptr + b * stride_qb + o * stride_qo + offs_e[:, None] * stride_qe + offs_c[None, :] * stride_qc
-    r_ptrs = r_ptr + b * stride_rb + o * stride_ro + offs_c[:, None] * stride_rc + offs_d[None, :] * stride_rd
+    p_base = p_ptr + (b * stride_pb + o * stride_po)
+    q_base = q_ptr + (b * stride_qb + o * stride_qo)
+    r_base = r_ptr + (b * stride_rb + o * stride_ro)
+    p_ptrs = p_base + offs_a[:, None] * stride_pa + offs_e[None, :] * stride_pe
+    q_ptrs = q_base + offs_e[:, None] * stride_qe + offs_c[None, :] * stride_qc
+    r_ptrs = r_base + offs_c[:, None] * stride_rc + offs_d[None, :] * stride_rd
 
     steps_c = tl.cdiv(C, BLOCK_C)
     split = tl.program_id(1)
@@ -59,11 +64,11 @@ def chain_kernel(
         k = (step // steps_c).to(tl.int64)
         c0 = step % steps_c * BLOCK_C
         mask_c = (c0 + offs_c < C) | EVEN_C
-        p_step, q_step = k * stride_pk, k * stride_qk + c0 * widen(stride_qc, WIDE)
+        q_step = k * stride_qk + c0 * widen(stride_qc, WIDE)
         inner = tl.zeros((BLOCK_A, BLOCK_C), ACC)
         for e0 in range(0, E, BLOCK_E):
             mask_e = (e0 + offs_e < E) | EVEN_E
-            p_tile = p_ptrs + p_step + e0 * widen(stride_pe, WIDE)
+            p_tile = p_ptrs + k * stride_pk + e0 * widen(stride_pe, WIDE)
             q_tile = q_ptrs + q_step + e0 * widen(stride_qe, WIDE)
             p = tl.load(p_tile, mask=mask_a & mask_e[None, :], other=0.0)
             q = tl.load(q_tile, mask=mask_e[:, None] & mask_c[None, :], other=0.0)
@@ -75,5 +80,5 @@ def chain_kernel(
     if HAS_BIAS:
         acc += tl.load(bias_ptr + o * stride_bias, mask=split == 0, other=0.0).to(ACC)
     out_base = out_ptr + split.to(tl.int64) * stride_os + b * stride_ob + o * stride_oo
-    out_ptrs = out_base + offs_a[:, None] * stride_oa + offs_d[None, :] * stride_od
+    out_ptrs = out_base + (offs_a[:, None] * stride_oa + offs_d[None, :] * stride_od)
     tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=(offs_a < A)[:, None] & (offs_d < D)[None, :])

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, row_offsets, widen
+from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, tile_rows, widen
 
 
 @triton.jit
@@ -19,9 +19,10 @@ def grad_inputs_kernel(
     tiles_per_group, m_per_split,
     BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     VEC_G: tl.constexpr, VEC_X: tl.constexpr, VEC_Y: tl.constexpr, VEC_A: tl.constexpr,
+    VEC_DX: tl.constexpr, VEC_DY: tl.constexpr,
     VEC_L: tl.constexpr, VEC_M: tl.constexpr, VEC_N: tl.constexpr,
     EVEN_B: tl.constexpr, EVEN_L: tl.constexpr, EVEN_M: tl.constexpr, EVEN_N: tl.constexpr,
-    HOLD_G: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, HOLD_G: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Program (batch tile, group of n tiles, m split) walks its n tiles, and for each the m tiles of its split.
 
@@ -35,28 +36,36 @@ def grad_inputs_kernel(
     stride_xb, stride_xi, stride_xm = aligned3(stride_xb, stride_xi, stride_xm, VEC_X)
     stride_yb, stride_yi, stride_yn = aligned3(stride_yb, stride_yi, stride_yn, VEC_Y)
     stride_al, stride_am, stride_an = aligned3(stride_al, stride_am, stride_an, VEC_A)
+    stride_dxb, stride_dxi, stride_dxm = aligned3(stride_dxb, stride_dxi, stride_dxm, VEC_DX)
+    stride_dyb, stride_dyi, stride_dyn = aligned3(stride_dyb, stride_dyi, stride_dyn, VEC_DY)
+    stride_dxs, stride_dys = aligned(stride_dxs, VEC_DX), aligned(stride_dys, VEC_DY)
 
     num_n = tl.cdiv(N, BLOCK_N)
     num_groups = tl.cdiv(num_n, tiles_per_group)
     group = tl.program_id(0) % num_groups
     split = tl.program_id(1)
-    offs_b = offsets((tl.program_id(0) // num_groups) * widen(BLOCK_B, WIDE), BLOCK_B, WIDE)
+    b0 = (tl.program_id(0) // num_groups) * BLOCK_B
     offs_l = offsets(0, BLOCK_L, WIDE)
     offs_m = offsets(0, BLOCK_M, WIDE)
     offs_n = offsets(0, BLOCK_N, WIDE)
     offs_c = offsets(0, BLOCK_M * BLOCK_N, WIDE)
     col_m, col_n = offs_c // BLOCK_N, offs_c % BLOCK_N
-    rows = offs_b < B
+    rows = b0 + tl.arange(0, BLOCK_B) < B
     mask_b = (rows | EVEN_B)[:, None]
 
-    g_ptrs = g_ptr + row_offsets(offs_b, B_INNER, stride_gb, stride_gi)[:, None] + offs_l[None, :] * stride_gl
-    x_ptrs = x_ptr + row_offsets(offs_b, B_INNER, stride_xb, stride_xi)[:, None] + offs_m[None, :] * stride_xm
-    y_ptrs = y_ptr + row_offsets(offs_b, B_INNER, stride_yb, stride_yi)[:, None] + offs_n[None, :] * stride_yn
+    g_base, g_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_gb, stride_gi, ROWS, WIDE)
+    x_base, x_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_xb, stride_xi, ROWS, WIDE)
+    y_base, y_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_yb, stride_yi, ROWS, WIDE)
+    dx_base, dx_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_dxb, stride_dxi, ROWS, WIDE)
+    dy_base, dy_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_dyb, stride_dyi, ROWS, WIDE)
+    dx_base += group.to(tl.int64) * stride_dxs
+    dy_base += split.to(tl.int64) * stride_dys
+    g_ptrs = g_ptr + g_base + (g_rows[:, None] + offs_l[None, :] * stride_gl)
+    x_ptrs = x_ptr + x_base + (x_rows[:, None] + offs_m[None, :] * stride_xm)
+    y_ptrs = y_ptr + y_base + (y_rows[:, None] + offs_n[None, :] * stride_yn)
+    dx_ptrs = dx_ptr + dx_base + (dx_rows[:, None] + offs_m[None, :] * stride_dxm)
+    dy_ptrs = dy_ptr + dy_base + (dy_rows[:, None] + offs_n[None, :] * stride_dyn)
     a_ptrs = a_ptr + offs_l[:, None] * stride_al + (col_m * stride_am + col_n * stride_an)[None, :]
-    dx_row = row_offsets(offs_b, B_INNER, stride_dxb, stride_dxi) + group.to(tl.int64) * stride_dxs
-    dy_row = row_offsets(offs_b, B_INNER, stride_dyb, stride_dyi) + split.to(tl.int64) * stride_dys
-    dx_ptrs = dx_ptr + dx_row[:, None] + offs_m[None, :] * stride_dxm
-    dy_ptrs = dy_ptr + dy_row[:, None] + offs_n[None, :] * stride_dyn
 
     if HOLD_G:
         g_held = tl.load(g_ptrs, mask=mask_b & ((offs_l < L) | EVEN_L)[None, :], other=0.0)
@@ -74,9 +83,9 @@ def grad_inputs_kernel(
             mask_c = (((m0 + col_m < M) | EVEN_M) & ((n0 + col_n < N) | EVEN_N))[None, :]
             mask_x = mask_b & ((m0 + offs_m < M) | EVEN_M)[None, :]
             dx_mask = rows[:, None] & (m0 + offs_m < M)[None, :]
-            dx_step = m0 * widen(stride_dxm, WIDE)
+            dx_tile = dx_ptrs + m0 * widen(stride_dxm, WIDE)
             x = tl.load(x_ptrs + m0 * widen(stride_xm, WIDE), mask=mask_x, other=0.0).to(ACC)
-            dx = tl.load(dx_ptrs + dx_step, mask=dx_mask & grown, other=0.0).to(ACC)
+            dx = tl.load(dx_tile, mask=dx_mask & grown, other=0.0).to(ACC)
             if HOLD_G:
                 a = tl.load(a_ptrs + a_step, mask=((offs_l < L) | EVEN_L)[:, None] & mask_c, other=0.0)
                 acc = tl.dot(g_held, a, input_precision=PRECISION, out_dtype=ACC)
@@ -91,6 +100,6 @@ def grad_inputs_kernel(
             grad = tl.reshape(acc, (BLOCK_B, BLOCK_M, BLOCK_N))
             dy += tl.sum(grad * x[:, :, None], 1)
             dx += tl.sum(grad * y[:, None, :], 2)
-            tl.store(dx_ptrs + dx_step, dx.to(dx_ptr.dtype.element_ty), mask=dx_mask)
+            tl.store(dx_tile, dx.to(dx_ptr.dtype.element_ty), mask=dx_mask)
         dy_mask = rows[:, None] & (n0 + offs_n < N)[None, :]
         tl.store(dy_ptrs + n0 * widen(stride_dyn, WIDE), dy.to(dy_ptr.dtype.element_ty), mask=dy_mask)

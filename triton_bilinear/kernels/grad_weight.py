@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, walked_row_offsets, widen
+from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, tile_rows
 
 
 @triton.jit
@@ -16,10 +16,10 @@ def grad_weight_kernel(
     stride_os, stride_op, stride_oq, stride_or,
     rows_per_split,
     BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr,
-    VEC_A: tl.constexpr, VEC_B: tl.constexpr, VEC_C: tl.constexpr,
+    VEC_A: tl.constexpr, VEC_B: tl.constexpr, VEC_C: tl.constexpr, VEC_OUT: tl.constexpr,
     VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr,
     EVEN_B: tl.constexpr, EVEN_P: tl.constexpr, EVEN_Q: tl.constexpr, EVEN_R: tl.constexpr,
-    ONE_LEVEL: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Program (tile, split) owns out[BLOCK_P, BLOCK_Q, BLOCK_R] over its share of the batch.
 
@@ -30,6 +30,8 @@ def grad_weight_kernel(
     stride_ab, stride_ai, stride_ap = aligned3(stride_ab, stride_ai, stride_ap, VEC_A)
     stride_bb, stride_bi, stride_bq = aligned3(stride_bb, stride_bi, stride_bq, VEC_B)
     stride_cb, stride_ci, stride_cr = aligned3(stride_cb, stride_ci, stride_cr, VEC_C)
+    stride_op, stride_oq, stride_or = aligned3(stride_op, stride_oq, stride_or, VEC_OUT)
+    stride_os = aligned(stride_os, VEC_OUT)
 
     num_q, num_r = tl.cdiv(Q, BLOCK_Q), tl.cdiv(R, BLOCK_R)
     pid = tl.program_id(0)
@@ -42,21 +44,20 @@ def grad_weight_kernel(
     mask_q = ((offs_q < Q) | EVEN_Q)[None, :]
     mask_r = ((offs_r < R) | EVEN_R)[None, :]
 
-    first = tl.program_id(1) * widen(rows_per_split, WIDE)
+    first = tl.program_id(1) * rows_per_split
     last = min(first + rows_per_split, B)
     a_ptrs = a_ptr + offs_p[:, None] * stride_ap
     b_ptrs = b_ptr + offs_q[None, :] * stride_bq
     c_ptrs = c_ptr + offs_r[None, :] * stride_cr
     acc = tl.zeros((BLOCK_P * BLOCK_Q, BLOCK_R), ACC)
     for b0 in range(first, last, BLOCK_B):
-        offs_b = offsets(b0, BLOCK_B, WIDE)
-        mask_b = (offs_b < last) | EVEN_B
-        rows_a = walked_row_offsets(b0, BLOCK_B, B_INNER, stride_ab, stride_ai, ONE_LEVEL)
-        rows_b = walked_row_offsets(b0, BLOCK_B, B_INNER, stride_bb, stride_bi, ONE_LEVEL)
-        rows_c = walked_row_offsets(b0, BLOCK_B, B_INNER, stride_cb, stride_ci, ONE_LEVEL)
-        a = tl.load(a_ptrs + rows_a[None, :], mask=mask_b[None, :] & mask_p, other=0.0)
-        b = tl.load(b_ptrs + rows_b[:, None], mask=mask_b[:, None] & mask_q, other=0.0)
-        c = tl.load(c_ptrs + rows_c[:, None], mask=mask_b[:, None] & mask_r, other=0.0)
+        mask_b = (b0 + tl.arange(0, BLOCK_B) < last) | EVEN_B
+        a_base, a_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_ab, stride_ai, ROWS, WIDE)
+        b_base, b_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_bb, stride_bi, ROWS, WIDE)
+        c_base, c_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_cb, stride_ci, ROWS, WIDE)
+        a = tl.load(a_ptrs + a_rows[None, :] + a_base, mask=mask_b[None, :] & mask_p, other=0.0)
+        b = tl.load(b_ptrs + b_rows[:, None] + b_base, mask=mask_b[:, None] & mask_q, other=0.0)
+        c = tl.load(c_ptrs + c_rows[:, None] + c_base, mask=mask_b[:, None] & mask_r, other=0.0)
         if BLOCK_P == 1:
             # In the layout of the load, where no two threads hold the same element of b.
             ab = tl.trans(b * tl.trans(a))
@@ -66,7 +67,7 @@ def grad_weight_kernel(
 
     offs_pq = offsets(0, BLOCK_P * BLOCK_Q, WIDE)
     row_p, row_q = p0 + offs_pq // BLOCK_Q, q0 + offs_pq % BLOCK_Q
-    out_ptrs = out_ptr + (row_p * stride_op + row_q * stride_oq)[:, None] + offs_r[None, :] * stride_or
+    out_offs = (row_p * stride_op + row_q * stride_oq)[:, None] + offs_r[None, :] * stride_or
+    out_ptrs = out_ptr + tl.program_id(1).to(tl.int64) * stride_os + out_offs
     out_mask = ((row_p < P) & (row_q < Q))[:, None] & (offs_r < R)[None, :]
-    out_split = tl.program_id(1).to(tl.int64) * stride_os
-    tl.store(out_ptrs + out_split, acc.to(out_ptr.dtype.element_ty), mask=out_mask)
+    tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=out_mask)

@@ -15,20 +15,31 @@ def offsets(start, SIZE: tl.constexpr, WIDE: tl.constexpr):
 
 @triton.jit
 def row_offsets(offs_b, B_INNER, stride_outer, stride_inner):
-    """Element offset of every batch row. Always 64-bit: it is computed once, and rows times stride grow large."""
+    """Element offset of every batch row, in 64 bits."""
     outer = (offs_b // B_INNER).to(tl.int64)
     inner = (offs_b % B_INNER).to(tl.int64)
     return outer * stride_outer + inner * stride_inner
 
 
 @triton.jit
-def walked_row_offsets(start, SIZE: tl.constexpr, B_INNER, stride_outer, stride_inner, ONE_LEVEL: tl.constexpr):
-    """`row_offsets` of rows start, start + 1, ... in a loop over start: what does not depend on it leaves the loop."""
-    if ONE_LEVEL:
-        stride = tl.cast(stride_outer, tl.int64)
-        return tl.arange(0, SIZE) * stride + start * stride
+def tile_rows(first, SIZE: tl.constexpr, B_INNER, stride_outer, stride_inner, ROWS: tl.constexpr, WIDE: tl.constexpr):
+    """Offsets of SIZE batch rows in two parts: the first row's, a 64-bit scalar, and each row's from that one.
+
+    The second part has 32 bits unless WIDE. ROWS: "flat" where there is no outer step, "straight" where no tile crosses
+    one, "crossing" where some do.
+    """
+    offs = tl.arange(0, SIZE)
+    if ROWS == "flat":
+        return tl.cast(first, tl.int64) * stride_inner, offs * widen(stride_inner, WIDE)
     else:
-        return row_offsets(start + tl.arange(0, SIZE), B_INNER, stride_outer, stride_inner)
+        outer, inner = first // B_INNER, first % B_INNER
+        base = tl.cast(outer, tl.int64) * stride_outer + tl.cast(inner, tl.int64) * stride_inner
+        if ROWS == "straight":
+            return base, offs * widen(stride_inner, WIDE)
+        else:
+            rows = first + offs
+            from_outer = (rows // B_INNER - outer) * widen(stride_outer, WIDE)
+            return base, from_outer + (rows % B_INNER - inner) * widen(stride_inner, WIDE)
 
 
 @triton.jit

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, row_offsets, widen
+from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, tile_rows, widen
 
 
 @triton.jit
@@ -17,10 +17,10 @@ def contract_khatri_rao_kernel(
     stride_os, stride_ob, stride_oi, stride_op,
     steps_per_split,
     BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr,
-    VEC_U: tl.constexpr, VEC_V: tl.constexpr, VEC_T: tl.constexpr,
+    VEC_U: tl.constexpr, VEC_V: tl.constexpr, VEC_T: tl.constexpr, VEC_OUT: tl.constexpr,
     VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr,
     EVEN_B: tl.constexpr, EVEN_P: tl.constexpr, EVEN_Q: tl.constexpr, EVEN_R: tl.constexpr,
-    HAS_BIAS: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, HAS_BIAS: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Program (tile, split) owns out[BLOCK_B rows, BLOCK_P columns] over its share of the (q, r) tiles.
 
@@ -31,19 +31,24 @@ def contract_khatri_rao_kernel(
     stride_ub, stride_ui, stride_uq = aligned3(stride_ub, stride_ui, stride_uq, VEC_U)
     stride_vb, stride_vi, stride_vr = aligned3(stride_vb, stride_vi, stride_vr, VEC_V)
     stride_tp, stride_tq, stride_tr = aligned3(stride_tp, stride_tq, stride_tr, VEC_T)
+    stride_ob, stride_oi, stride_op = aligned3(stride_ob, stride_oi, stride_op, VEC_OUT)
+    stride_os = aligned(stride_os, VEC_OUT)
 
     num_p = tl.cdiv(P, BLOCK_P)
     pid = tl.program_id(0)
-    offs_b = offsets((pid // num_p) * widen(BLOCK_B, WIDE), BLOCK_B, WIDE)
+    b0 = (pid // num_p) * BLOCK_B
+    rows = b0 + tl.arange(0, BLOCK_B) < B
     offs_p = offsets((pid % num_p) * BLOCK_P, BLOCK_P, WIDE)
     offs_q = offsets(0, BLOCK_Q, WIDE)
     offs_r = offsets(0, BLOCK_R, WIDE)
     offs_k = offsets(0, BLOCK_Q * BLOCK_R, WIDE)
-    mask_b = ((offs_b < B) | EVEN_B)[:, None]
+    mask_b = (rows | EVEN_B)[:, None]
     mask_p = ((offs_p < P) | EVEN_P)[None, :]
 
-    u_ptrs = u_ptr + row_offsets(offs_b, B_INNER, stride_ub, stride_ui)[:, None] + offs_q[None, :] * stride_uq
-    v_ptrs = v_ptr + row_offsets(offs_b, B_INNER, stride_vb, stride_vi)[:, None] + offs_r[None, :] * stride_vr
+    u_base, u_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_ub, stride_ui, ROWS, WIDE)
+    v_base, v_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_vb, stride_vi, ROWS, WIDE)
+    u_ptrs = u_ptr + u_base + (u_rows[:, None] + offs_q[None, :] * stride_uq)
+    v_ptrs = v_ptr + v_base + (v_rows[:, None] + offs_r[None, :] * stride_vr)
     k_q, k_r = offs_k // BLOCK_R, offs_k % BLOCK_R
     t_ptrs = t_ptr + (k_q * stride_tq + k_r * stride_tr)[:, None] + offs_p[None, :] * stride_tp
 
@@ -54,14 +59,12 @@ def contract_khatri_rao_kernel(
     for step in range(first, last):
         q0 = (step % steps_q) * BLOCK_Q
         r0 = (step // steps_q) * BLOCK_R
+        mask_u = mask_b & ((q0 + offs_q < Q) | EVEN_Q)[None, :]
+        mask_v = mask_b & ((r0 + offs_r < R) | EVEN_R)[None, :]
         mask_k = ((q0 + k_q < Q) | EVEN_Q) & ((r0 + k_r < R) | EVEN_R)
-        u = tl.load(
-            u_ptrs + q0 * widen(stride_uq, WIDE), mask=mask_b & ((q0 + offs_q < Q) | EVEN_Q)[None, :], other=0.0
-        )
-        v = tl.load(
-            v_ptrs + r0 * widen(stride_vr, WIDE), mask=mask_b & ((r0 + offs_r < R) | EVEN_R)[None, :], other=0.0
-        )
         t_step = q0 * widen(stride_tq, WIDE) + r0 * widen(stride_tr, WIDE)
+        u = tl.load(u_ptrs + q0 * widen(stride_uq, WIDE), mask=mask_u, other=0.0)
+        v = tl.load(v_ptrs + r0 * widen(stride_vr, WIDE), mask=mask_v, other=0.0)
         t = tl.load(t_ptrs + t_step, mask=mask_k[:, None] & mask_p, other=0.0)
         uv = tl.reshape(u[:, :, None] * v[:, None, :], (BLOCK_B, BLOCK_Q * BLOCK_R))
         acc = tl.dot(uv, t, acc, input_precision=PRECISION, out_dtype=ACC)
@@ -69,6 +72,7 @@ def contract_khatri_rao_kernel(
     if HAS_BIAS:
         bias = tl.load(bias_ptr + offs_p * stride_bias, mask=offs_p < P, other=0.0)
         acc += bias.to(ACC)[None, :]
-    out_row = row_offsets(offs_b, B_INNER, stride_ob, stride_oi) + tl.program_id(1).to(tl.int64) * stride_os
-    out_ptrs = out_ptr + out_row[:, None] + offs_p[None, :] * stride_op
-    tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=(offs_b < B)[:, None] & (offs_p < P)[None, :])
+    out_base, out_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_ob, stride_oi, ROWS, WIDE)
+    out_ptrs = out_ptr + (out_base + tl.program_id(1).to(tl.int64) * stride_os)
+    out_ptrs += out_rows[:, None] + offs_p[None, :] * stride_op
+    tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=rows[:, None] & (offs_p < P)[None, :])

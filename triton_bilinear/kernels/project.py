@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, row_offsets, widen
+from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, tile_rows, widen
 
 
 @triton.jit
@@ -18,10 +18,11 @@ def contract_project_kernel(
     stride_kb, stride_ki, stride_kp, stride_kr,
     steps_per_split,
     BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr,
-    VEC_U: tl.constexpr, VEC_V: tl.constexpr, VEC_T: tl.constexpr,
+    VEC_U: tl.constexpr, VEC_V: tl.constexpr, VEC_T: tl.constexpr, VEC_OUT: tl.constexpr,
     VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr,
     EVEN_B: tl.constexpr, EVEN_P: tl.constexpr, EVEN_Q: tl.constexpr, EVEN_R: tl.constexpr,
-    HAS_BIAS: tl.constexpr, KEEP: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, HAS_BIAS: tl.constexpr, KEEP: tl.constexpr,
+    ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Program (tile, split) owns out[BLOCK_B rows, BLOCK_P columns] over its share of the r tiles.
 
@@ -32,20 +33,25 @@ def contract_project_kernel(
     stride_ub, stride_ui, stride_uq = aligned3(stride_ub, stride_ui, stride_uq, VEC_U)
     stride_vb, stride_vi, stride_vr = aligned3(stride_vb, stride_vi, stride_vr, VEC_V)
     stride_tp, stride_tq, stride_tr = aligned3(stride_tp, stride_tq, stride_tr, VEC_T)
+    stride_ob, stride_oi, stride_op = aligned3(stride_ob, stride_oi, stride_op, VEC_OUT)
+    stride_os = aligned(stride_os, VEC_OUT)
 
     num_p = tl.cdiv(P, BLOCK_P)
     pid = tl.program_id(0)
-    offs_b = offsets((pid // num_p) * widen(BLOCK_B, WIDE), BLOCK_B, WIDE)
+    b0 = (pid // num_p) * BLOCK_B
+    rows = b0 + tl.arange(0, BLOCK_B) < B
     offs_p = offsets((pid % num_p) * BLOCK_P, BLOCK_P, WIDE)
     offs_q = offsets(0, BLOCK_Q, WIDE)
     offs_r = offsets(0, BLOCK_R, WIDE)
     offs_c = offsets(0, BLOCK_P * BLOCK_R, WIDE)
     col_p, col_r = (pid % num_p) * BLOCK_P + offs_c // BLOCK_R, offs_c % BLOCK_R
-    mask_b = ((offs_b < B) | EVEN_B)[:, None]
+    mask_b = (rows | EVEN_B)[:, None]
     mask_p = (col_p < P) | EVEN_P
 
-    u_ptrs = u_ptr + row_offsets(offs_b, B_INNER, stride_ub, stride_ui)[:, None] + offs_q[None, :] * stride_uq
-    v_ptrs = v_ptr + row_offsets(offs_b, B_INNER, stride_vb, stride_vi)[:, None] + offs_r[None, :] * stride_vr
+    u_base, u_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_ub, stride_ui, ROWS, WIDE)
+    v_base, v_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_vb, stride_vi, ROWS, WIDE)
+    u_ptrs = u_ptr + u_base + (u_rows[:, None] + offs_q[None, :] * stride_uq)
+    v_ptrs = v_ptr + v_base + (v_rows[:, None] + offs_r[None, :] * stride_vr)
     t_ptrs = t_ptr + offs_q[:, None] * stride_tq + (col_p * stride_tp + col_r * stride_tr)[None, :]
 
     first = tl.program_id(1) * steps_per_split
@@ -65,14 +71,16 @@ def contract_project_kernel(
         v = tl.load(v_ptrs + r0 * widen(stride_vr, WIDE), mask=v_mask, other=0.0).to(ACC)
         out += tl.sum(tl.reshape(acc, (BLOCK_B, BLOCK_P, BLOCK_R)) * v[:, None, :], 2)
         if KEEP:
-            kept_row = row_offsets(offs_b, B_INNER, stride_kb, stride_ki)[:, None]
-            kept_ptrs = kept_ptr + kept_row + (col_p * stride_kp + (r0 + col_r) * stride_kr)[None, :]
-            kept_mask = (offs_b < B)[:, None] & ((col_p < P) & (r0 + col_r < R))[None, :]
+            kept_base, kept_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_kb, stride_ki, ROWS, WIDE)
+            kept_offs = kept_rows[:, None] + (col_p * stride_kp + (r0 + col_r) * stride_kr)[None, :]
+            kept_ptrs = kept_ptr + kept_base + kept_offs
+            kept_mask = rows[:, None] & ((col_p < P) & (r0 + col_r < R))[None, :]
             tl.store(kept_ptrs, acc.to(kept_ptr.dtype.element_ty), mask=kept_mask)
 
     if HAS_BIAS:
         bias = tl.load(bias_ptr + offs_p * stride_bias, mask=offs_p < P, other=0.0)
         out += bias.to(ACC)[None, :]
-    out_row = row_offsets(offs_b, B_INNER, stride_ob, stride_oi) + tl.program_id(1).to(tl.int64) * stride_os
-    out_ptrs = out_ptr + out_row[:, None] + offs_p[None, :] * stride_op
-    tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=(offs_b < B)[:, None] & (offs_p < P)[None, :])
+    out_base, out_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_ob, stride_oi, ROWS, WIDE)
+    out_ptrs = out_ptr + (out_base + tl.program_id(1).to(tl.int64) * stride_os)
+    out_ptrs += out_rows[:, None] + offs_p[None, :] * stride_op
+    tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=rows[:, None] & (offs_p < P)[None, :])
