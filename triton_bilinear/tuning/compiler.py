@@ -142,7 +142,7 @@ def _bind(function: Any, request: CompileRequest, hip: bool) -> tuple[dict[str, 
         if parameter.name not in request.arguments and not parameter.has_default:
             raise ValueError(f"{request.kernel} needs a value for {parameter.name}")
         value = request.arguments.get(parameter.name, parameter.default)
-        kind = "constexpr" if parameter.is_constexpr else _type_of(value)
+        kind = "constexpr" if parameter.is_constexpr else argument_type(value)
         if kind == "constexpr":
             constants[parameter.name] = value
         name, _, divisor = kind.partition(":")
@@ -153,7 +153,7 @@ def _bind(function: Any, request: CompileRequest, hip: bool) -> tuple[dict[str, 
     return signature, constants, {key: value for key, value in attributes.items() if value}
 
 
-def _type_of(value: Any) -> str:
+def argument_type(value: Any) -> str:
     """An argument's type in the notation of CompileRequest, or "constexpr" where a launch makes it a constant."""
     if isinstance(value, str):
         return value

@@ -1,0 +1,85 @@
+"""The kernels of a step compiled for a GPU: launches to requests, requests to reports."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import triton.language as tl
+from torch import Tensor
+
+from ..gpu.launch import Launch
+from ..tuning.compiler import CompileRequest, CompileResult, argument_type, kernel_name
+from ..tuning.devices import DeviceSpec
+from ..tuning.pool import CompilerPool
+from .problem import StepProblem
+from .step import StepOp, step_ops
+
+_TWO_GB = 2**31
+
+
+@dataclass(frozen=True)
+class StepLaunch:
+    """One launch of a step of a problem on a GPU, and the op that it belongs to."""
+
+    device: DeviceSpec
+    problem: StepProblem
+    op: StepOp
+    launch: Launch
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the op's product, not a second pass."""
+        return self.launch.plan is not None
+
+
+def step_launches(problem: StepProblem, device: DeviceSpec) -> list[StepLaunch]:
+    """Every launch of the step, in order."""
+    return [StepLaunch(device, problem, op, launch) for op in step_ops(problem, device) for launch in op.launches]
+
+
+def compile_request(launch: Launch, device: DeviceSpec) -> CompileRequest:
+    """What the launch would have Triton compile on this device."""
+    tensors = [value for value in launch.arguments.values() if isinstance(value, Tensor)]
+    return CompileRequest(
+        kernel_name(launch.kernel),
+        device.architecture,
+        launch.arguments,
+        launch.num_warps,
+        launch.num_stages,
+        options={"enable_fp_fusion": True},
+        below_2gb=all(tensor.untyped_storage().nbytes() < _TWO_GB for tensor in tensors),
+    )
+
+
+def compile_launches(
+    launches: Sequence[StepLaunch], pool: CompilerPool, progress: Callable[[int, int], Any] | None = None
+) -> list[CompileResult]:
+    """A result for each launch; launches that compile to the same kernel are compiled once."""
+    requests = [compile_request(each.launch, each.device) for each in launches]
+    keys = [_key(each.launch, request) for each, request in zip(launches, requests, strict=True)]
+    unique = dict(zip(keys, requests, strict=True))
+    results = dict(zip(unique, pool.compile_many(list(unique.values()), progress), strict=True))
+    return [results[key] for key in keys]
+
+
+def signature(launch: Launch, request: CompileRequest) -> dict[str, Any]:
+    """The kernel's arguments in order: a type ("*bf16:16", "i32:16", ...) for each that a launch passes, the value for
+    each that is compiled in.
+    """
+    parameters = inspect.signature(launch.kernel.fn).parameters
+    plain = request.arguments
+    return {
+        name: plain[name]
+        if parameter.annotation is tl.constexpr or argument_type(plain[name]) == "constexpr"
+        else argument_type(plain[name])
+        for name, parameter in parameters.items()
+    }
+
+
+def _key(launch: Launch, request: CompileRequest) -> tuple[Any, ...]:
+    """What decides the compiled kernel."""
+    described = tuple((name, str(value)) for name, value in signature(launch, request).items())
+    return request.kernel, request.target, request.num_warps, request.num_stages, request.below_2gb, described

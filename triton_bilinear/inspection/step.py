@@ -1,0 +1,138 @@
+"""A training step as data: the ops that it runs and what each launches on a device, over tensors without storage.
+
+The step is run for real, by the public function and autograd, on meta tensors; what the dispatcher is asked for is noted.
+So there is no second copy of the rules that decide which ops a step consists of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .. import ops
+from ..functional import bilinear
+from ..gpu.contract import contract_launches
+from ..gpu.grad_inputs import grad_inputs_launches
+from ..gpu.grad_weight import grad_weight_launches
+from ..gpu.launch import Launch
+from ..tuning.devices import DeviceSpec
+from .problem import StepProblem
+
+
+@dataclass(frozen=True)
+class StepOp:
+    """One quantity of the step, or grad x and grad y together, and the launches that compute it, in order.
+
+    name: "forward", "grad_inputs" (both by one product), "grad_x", "grad_y", "grad_weight" or "grad_bias".
+    launches: empty where torch's own ops compute it: the bias's gradient, and a gradient that is a product with what
+        the forward pass kept.
+    keeps: the forward pass also stores the projection (B, L, N) or (B, L, M), which a gradient is made from.
+    """
+
+    name: str
+    launches: tuple[Launch, ...]
+    keeps: bool = False
+
+
+def step_ops(problem: StepProblem, device: DeviceSpec) -> list[StepOp]:
+    """Every op of the step, forward first, as tensors on the device would have it. Float32 products have the precision
+    that torch's own setting gives them (torch.backends.cuda.matmul.allow_tf32).
+    """
+    calls = _record(problem)
+    found = [StepOp("forward", *_launches(calls[0], device))]
+    for call in calls[1:]:
+        launches, _ = _launches(call, device)
+        if call.op is ops.grad_weight:
+            found.append(StepOp("grad_weight", launches))
+        elif call.op is ops.contract:
+            found.append(StepOp("grad_x" if problem.wants("x") else "grad_y", launches))
+        elif launches[0].plan is not None and launches[0].plan.config.kernel == "grad_inputs":
+            found.append(StepOp("grad_inputs", launches))
+        else:
+            # Two contractions, each a pass or two: the second begins where the second plan does.
+            second = next(index for index in range(1, len(launches)) if launches[index].plan is not None)
+            found += [StepOp("grad_x", launches[:second]), StepOp("grad_y", launches[second:])]
+    made = {name for op in found for name in (("grad_x", "grad_y") if op.name == "grad_inputs" else (op.name,))}
+    wanted = [f"grad_{name}" for name in problem.gradients if name != "bias" or problem.bias]
+    return found + [StepOp(name, ()) for name in wanted if name not in made]
+
+
+@dataclass(frozen=True)
+class _Call:
+    op: Any
+    arguments: Sequence[Any]
+    result: Any
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes the calls of this package's ops, and lets them go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[_Call] = []
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        result = op(*args, **(kwargs or {}))
+        if op in _LAUNCHES:
+            self.calls.append(_Call(op, args, result))
+        return result
+
+
+def _record(problem: StepProblem) -> list[_Call]:
+    B, L, M, N = problem.shape
+    sizes = {"x": (B, M), "y": (B, N), "weight": (L, M, N), "bias": (L,)}
+    if not problem.bias:
+        del sizes["bias"]
+    tensors = {
+        name: torch.empty(size, dtype=problem.dtype, device="meta", requires_grad=problem.wants(name))
+        for name, size in sizes.items()
+    }
+    with torch.enable_grad(), _Recorder() as recorder:
+        out = bilinear(**tensors)
+        wanted = [tensor for tensor in tensors.values() if tensor.requires_grad]
+        if wanted:
+            torch.autograd.grad(out, wanted, torch.empty_like(out))
+    return recorder.calls
+
+
+# What each op of a step launches, from its arguments (features last) and its result.
+
+
+def _contract(call: _Call, device: DeviceSpec) -> list[Launch]:
+    u, v, weight, bias = call.arguments[:4]
+    return contract_launches(u, v, weight, bias, call.result, None, device)
+
+
+def _contract_keep(call: _Call, device: DeviceSpec) -> list[Launch]:
+    u, v, weight, bias = call.arguments[:4]
+    return contract_launches(u, v, weight, bias, *call.result, device)
+
+
+def _grad_inputs(call: _Call, device: DeviceSpec) -> list[Launch]:
+    return grad_inputs_launches(*call.arguments[:4], *call.result, device)
+
+
+def _grad_weight(call: _Call, device: DeviceSpec) -> list[Launch]:
+    return grad_weight_launches(*call.arguments[:3], call.result, device)
+
+
+_LAUNCHES: dict[Any, Callable[[_Call, DeviceSpec], list[Launch]]] = {
+    ops.contract: _contract,
+    ops.contract_keep: _contract_keep,
+    ops.grad_inputs: _grad_inputs,
+    ops.grad_weight: _grad_weight,
+}
+
+
+def _launches(call: _Call, device: DeviceSpec) -> tuple[tuple[Launch, ...], bool]:
+    return tuple(_LAUNCHES[call.op](call, device)), call.op is ops.contract_keep
+
+
+def tensor_bytes(tensors: Sequence[Tensor]) -> int:
+    """Bytes of the elements of all tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
