@@ -22,7 +22,7 @@ _TWO_GB = 2**31
 
 @dataclass(frozen=True)
 class StepLaunch:
-    """One launch of a step of a problem on a GPU, and the op that it belongs to."""
+    """One launch of a step of a problem on a GPU, and the op and the plan that it belongs to."""
 
     device: DeviceSpec
     problem: StepProblem
@@ -33,6 +33,16 @@ class StepLaunch:
     def first(self) -> bool:
         """Whether this is the op's product, not a second pass."""
         return self.launch.plan is not None
+
+    @property
+    def origin(self) -> str:
+        """Where the op's plan comes from: "measured", "predicted" or "safe"."""
+        return getattr(self.op.plan, "origin", "predicted")
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes through device memory by the planner's model, second passes included and counted with the product."""
+        return round(self.op.plan.estimate.dram * self.device.memory_bandwidth) if self.first else 0
 
 
 def step_launches(problem: StepProblem, device: DeviceSpec) -> list[StepLaunch]:
@@ -65,21 +75,25 @@ def compile_launches(
     return [results[key] for key in keys]
 
 
-def signature(launch: Launch, request: CompileRequest) -> dict[str, Any]:
-    """The kernel's arguments in order: a type ("*bf16:16", "i32:16", ...) for each that a launch passes, the value for
-    each that is compiled in.
-    """
-    parameters = inspect.signature(launch.kernel.fn).parameters
-    plain = request.arguments
-    return {
-        name: plain[name]
-        if parameter.annotation is tl.constexpr or argument_type(plain[name]) == "constexpr"
-        else argument_type(plain[name])
-        for name, parameter in parameters.items()
+def parameters(launch: Launch, request: CompileRequest) -> dict[str, str]:
+    """The arguments that the compiled kernel takes, in its order, with their types ("*bf16:16", "i32:16", ...)."""
+    types = {
+        name: argument_type(request.arguments[name])
+        for name, parameter in inspect.signature(launch.kernel.fn).parameters.items()
+        if parameter.annotation is not tl.constexpr
     }
+    return {name: kind for name, kind in types.items() if kind != "constexpr"}
+
+
+def constants(launch: Launch, request: CompileRequest) -> dict[str, Any]:
+    """The arguments that are compiled in, sizes and strides of 1 among them."""
+    passed = parameters(launch, request)
+    return {name: value for name, value in request.arguments.items() if name not in passed}
 
 
 def _key(launch: Launch, request: CompileRequest) -> tuple[Any, ...]:
     """What decides the compiled kernel."""
-    described = tuple((name, str(value)) for name, value in signature(launch, request).items())
-    return request.kernel, request.target, request.num_warps, request.num_stages, request.below_2gb, described
+    taken = tuple(parameters(launch, request).items())
+    built_in = tuple((name, str(value)) for name, value in sorted(constants(launch, request).items()))
+    options = (request.num_warps, request.num_stages, request.below_2gb)
+    return request.kernel, request.target, *options, taken, built_in

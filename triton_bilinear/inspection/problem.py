@@ -48,6 +48,20 @@ class StepProblem:
         B, L, M, N = self.shape
         return 2 * B * L * M * N
 
+    def minimum_bytes(self, op: str, keeps: bool = False) -> int:
+        """Bytes of what an op of the step reads and writes, each once (see `step.StepOp` for the names)."""
+        B, L, M, N = self.shape
+        kept = B * L * (N if self.wants("y") else M) if keeps else 0
+        elements = {
+            "forward": B * (M + N + L) + L * M * N + (L if self.bias else 0) + kept,
+            "grad_inputs": B * (L + 2 * M + 2 * N) + L * M * N,
+            "grad_x": B * (L + N + M) + L * M * N,
+            "grad_y": B * (L + M + N) + L * M * N,
+            "grad_weight": B * (L + M + N) + L * M * N,
+            "grad_bias": B * L + L,
+        }
+        return elements[op] * self.dtype.itemsize
+
     def wants(self, *names: str) -> bool:
         """Whether all these gradients are wanted."""
         return set(names) <= set(self.gradients)

@@ -1,7 +1,7 @@
 """A training step as data: the ops that it runs and what each launches on a device, over tensors without storage.
 
-The step is run for real, by the public function and autograd, on meta tensors; what the dispatcher is asked for is noted.
-So there is no second copy of the rules that decide which ops a step consists of.
+The step is run for real, by the public function and autograd, on meta tensors, and its calls of this package's ops are
+noted. So there is no second copy of the rules that decide which ops a step consists of.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import ops
@@ -20,6 +19,7 @@ from ..gpu.contract import contract_launches
 from ..gpu.grad_inputs import grad_inputs_launches
 from ..gpu.grad_weight import grad_weight_launches
 from ..gpu.launch import Launch
+from ..planning import Plan
 from ..tuning.devices import DeviceSpec
 from .problem import StepProblem
 
@@ -38,6 +38,14 @@ class StepOp:
     launches: tuple[Launch, ...]
     keeps: bool = False
 
+    @property
+    def plan(self) -> Plan:
+        """The plan of the op's product, the first of its launches. ValueError where torch computes the op."""
+        plan = self.launches[0].plan if self.launches else None
+        if plan is None:
+            raise ValueError(f"{self.name} has no plan: torch computes it")
+        return plan
+
 
 def step_ops(problem: StepProblem, device: DeviceSpec) -> list[StepOp]:
     """Every op of the step, forward first, as tensors on the device would have it. Float32 products have the precision
@@ -51,7 +59,7 @@ def step_ops(problem: StepProblem, device: DeviceSpec) -> list[StepOp]:
             found.append(StepOp("grad_weight", launches))
         elif call.op is ops.contract:
             found.append(StepOp("grad_x" if problem.wants("x") else "grad_y", launches))
-        elif launches[0].plan is not None and launches[0].plan.config.kernel == "grad_inputs":
+        elif StepOp("", launches).plan.config.kernel == "grad_inputs":
             found.append(StepOp("grad_inputs", launches))
         else:
             # Two contractions, each a pass or two: the second begins where the second plan does.
@@ -93,7 +101,7 @@ def _record(problem: StepProblem) -> list[_Call]:
         for name, size in sizes.items()
     }
     with torch.enable_grad(), _Recorder() as recorder:
-        out = bilinear(**tensors)
+        out = bilinear(tensors["x"], tensors["y"], tensors["weight"], tensors.get("bias"))
         wanted = [tensor for tensor in tensors.values() if tensor.requires_grad]
         if wanted:
             torch.autograd.grad(out, wanted, torch.empty_like(out))
@@ -110,15 +118,19 @@ def _contract(call: _Call, device: DeviceSpec) -> list[Launch]:
 
 def _contract_keep(call: _Call, device: DeviceSpec) -> list[Launch]:
     u, v, weight, bias = call.arguments[:4]
-    return contract_launches(u, v, weight, bias, *call.result, device)
+    out, kept = call.result
+    return contract_launches(u, v, weight, bias, out, kept, device)
 
 
 def _grad_inputs(call: _Call, device: DeviceSpec) -> list[Launch]:
-    return grad_inputs_launches(*call.arguments[:4], *call.result, device)
+    g, x, y, weight = call.arguments[:4]
+    out_x, out_y = call.result
+    return grad_inputs_launches(g, x, y, weight, out_x, out_y, device)
 
 
 def _grad_weight(call: _Call, device: DeviceSpec) -> list[Launch]:
-    return grad_weight_launches(*call.arguments[:3], call.result, device)
+    g, x, y = call.arguments[:3]
+    return grad_weight_launches(g, x, y, call.result, device)
 
 
 _LAUNCHES: dict[Any, Callable[[_Call, DeviceSpec], list[Launch]]] = {
@@ -131,8 +143,3 @@ _LAUNCHES: dict[Any, Callable[[_Call, DeviceSpec], list[Launch]]] = {
 
 def _launches(call: _Call, device: DeviceSpec) -> tuple[tuple[Launch, ...], bool]:
     return tuple(_LAUNCHES[call.op](call, device)), call.op is ops.contract_keep
-
-
-def tensor_bytes(tensors: Sequence[Tensor]) -> int:
-    """Bytes of the elements of all tensors."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
