@@ -6,6 +6,8 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedParameter
 
 from .functional import bilinear, pairwise_bilinear
 
@@ -24,6 +26,50 @@ class Bilinear(torch.nn.Bilinear):
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         return bilinear(input1, input2, self.weight, self.bias)
+
+
+class LazyBilinear(LazyModuleMixin, Bilinear):
+    """A Bilinear that takes in1_features and in2_features from its first inputs, as torch.nn.LazyLinear does.
+
+    weight and bias (if there is one) are torch.nn.parameter.UninitializedParameters until then; from then on the layer
+    is a Bilinear.
+
+    Shape: as Bilinear's.
+    """
+
+    cls_to_become = Bilinear
+    weight: UninitializedParameter
+    bias: UninitializedParameter | None  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        # No parameter is made twice: the empty weight of the base is replaced at once.
+        super().__init__(0, 0, 0, bias=False)
+        self.out_features = out_features
+        self.weight = UninitializedParameter(device=device, dtype=dtype)  # type: ignore[call-arg]
+        if bias:
+            self.bias = UninitializedParameter(device=device, dtype=dtype)  # type: ignore[call-arg]
+
+    def reset_parameters(self) -> None:
+        if self.in1_features and not self.has_uninitialized_params():
+            super().reset_parameters()
+
+    def initialize_parameters(self, input1: Tensor, input2: Tensor) -> None:
+        """Make the parameters for these inputs and draw them, unless a loaded state has made them already."""
+        if not self.has_uninitialized_params():
+            _, self.in1_features, self.in2_features = self.weight.shape
+            return
+        self.in1_features, self.in2_features = input1.shape[-1], input2.shape[-1]
+        with torch.no_grad():
+            self.weight.materialize((self.out_features, self.in1_features, self.in2_features))
+            if self.bias is not None:
+                self.bias.materialize((self.out_features,))
+        super().reset_parameters()
 
 
 class PairwiseBilinear(torch.nn.Module):
