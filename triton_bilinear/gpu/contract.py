@@ -11,7 +11,7 @@ from ..kernels.project import contract_project_kernel
 from ..planning import ContractProblem, Plan, plan_contract
 from ..tuning.devices import DeviceSpec
 from .device import device_of, float32_precision
-from .launch import Launch, common_constants, even, run, span, unit_axis, vectors
+from .launch import Launch, common_constants, even, run, span, unit_axis, vector_bytes, vectors
 from .reduction import reduce_partials, workspace
 from .rows import Rows, batch_rows
 
@@ -53,7 +53,8 @@ def contract_launches(
     dtype = str(u.dtype).removeprefix("torch.")
     P, Q, R = weight.shape
     unit, vector = unit_axis(weight, "pqr")
-    problem = ContractProblem(rows.count, P, Q, R, dtype, precision, unit, vector, kept is not None)
+    row_vector = min(vector_bytes(u), vector_bytes(v))
+    problem = ContractProblem(rows.count, P, Q, R, dtype, precision, unit, vector, row_vector, kept is not None)
     plan = plan or plan_contract(problem, device)
     row_strides = list(rows.strides)
     if plan.order == ("p", "r", "q"):

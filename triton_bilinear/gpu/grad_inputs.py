@@ -9,7 +9,7 @@ from ..planning import GradInputsProblem, Plan, holds_g, plan_grad_inputs
 from ..tuning.devices import DeviceSpec
 from .contract import contract_launches
 from .device import device_of, float32_precision
-from .launch import Launch, accumulator, common_constants, even, run, span, unit_axis, vectors
+from .launch import Launch, accumulator, common_constants, even, run, span, unit_axis, vector_bytes, vectors
 from .reduction import reduce_partials, workspace
 from .rows import Rows, batch_rows
 
@@ -41,7 +41,8 @@ def grad_inputs_launches(
     precision = float32_precision(g, device)
     L, M, N = weight.shape
     unit, vector = unit_axis(weight, "lmn")
-    problem = GradInputsProblem(rows.count, L, M, N, dtype, precision, unit, vector)
+    row_vector = min(vector_bytes(g), vector_bytes(x), vector_bytes(y))
+    problem = GradInputsProblem(rows.count, L, M, N, dtype, precision, unit, vector, row_vector)
     plan = plan or plan_grad_inputs(problem, device)
     if plan is None:
         grad_x = contract_launches(g, y, weight.permute(1, 0, 2), None, out_x, None, device)

@@ -8,7 +8,7 @@ from ..kernels.grad_weight import grad_weight_kernel
 from ..planning import GradWeightProblem, Plan, plan_grad_weight
 from ..tuning.devices import DeviceSpec
 from .device import device_of, float32_precision
-from .launch import Launch, common_constants, even, run, span, unit_axis, vectors
+from .launch import Launch, common_constants, even, run, span, vector_bytes, vectors
 from .reduction import reduce_partials, workspace
 from .rows import batch_rows
 
@@ -30,9 +30,10 @@ def grad_weight_launches(
     rows, operands = batch_rows([g, x, y])
     dtype = str(g.dtype).removeprefix("torch.")
     precision = float32_precision(g, device)
-    vector = min(_vector_bytes(tensor) for tensor in operands)
     L, M, N = out.shape
-    plan = plan or plan_grad_weight(GradWeightProblem(rows.count, L, M, N, dtype, precision, vector), device)
+    g, x, y = operands
+    widths = (vector_bytes(g), vector_bytes(x), vector_bytes(y))
+    plan = plan or plan_grad_weight(GradWeightProblem(rows.count, L, M, N, dtype, precision, widths), device)
     # The kernel's axes p, q, r take the result's axes in the plan's order.
     axes = ["pqr".index(name) for name in plan.order]
     a, b, c = (operands[axis] for axis in axes)
@@ -83,8 +84,3 @@ def grad_weight_launches(
         row_strides = (target.stride(0), target.stride(1))
         launches.append(reduce_partials(partial, None, out, Q, row_strides, target.stride(2)))
     return launches
-
-
-def _vector_bytes(tensor: Tensor) -> int:
-    """The bytes that a tile (rows, features) of the operand is read with at a time; 16 for a single column."""
-    return 16 if tensor.shape[-1] == 1 else unit_axis(tensor, "b" * tensor.dim())[1]

@@ -110,6 +110,11 @@ def unit_axis(tensor: Tensor, names: str) -> tuple[str, int]:
     return "", item
 
 
+def vector_bytes(tensor: Tensor) -> int:
+    """The bytes that a tile (rows, features) of an operand is read with at a time; 16 for a single column."""
+    return 16 if tensor.shape[-1] == 1 else unit_axis(tensor, "b" * tensor.dim())[1]
+
+
 def span(tensor: Tensor, axes: int) -> int:
     """The largest offset of an element along the last `axes` axes."""
     sizes, strides = tensor.shape[-axes:], tensor.stride()[-axes:]

@@ -7,29 +7,31 @@ from functools import lru_cache
 
 from ..tuning.devices import DeviceSpec
 from .config import Config
-from .cost import Estimate, Step, Work, estimate, tiles
+from .cost import PROGRAM_INSTRUCTIONS, Estimate, Step, Work, estimate, tiles
 from .limits import legal
-from .menu import MENU, kind
-from .plan import MAX_WORKSPACE_BYTES, Plan, split_choices
+from .menu import choices
+from .plan import MAX_WORKSPACE_BYTES, Plan, cheapest, split_choices
 from .problem import ChainProblem, itemsize
+
+_ORDER = ("a", "c", "d", "e")
 
 
 @lru_cache(maxsize=4096)
 def plan_chain(problem: ChainProblem, device: DeviceSpec) -> Plan:
     """The cheapest plan by the machine model."""
-    return min(_candidates(problem, device), key=lambda plan: plan.estimate.seconds)
+    return cheapest(_candidates(problem, device))
 
 
 def _candidates(problem: ChainProblem, device: DeviceSpec) -> Iterator[Plan]:
     accumulator = max(4, itemsize(problem.dtype))
-    for config in MENU["chain"][kind(problem.dtype, problem.precision, problem.vector >= 4)]:
-        if not legal(config, device, problem.dtype):
+    for config in choices("chain", problem.dtype, problem.precision, problem.vector):
+        if not legal(config, device, problem, _ORDER):
             continue
         programs = problem.outputs * tiles(problem.A, config["A"]) * tiles(problem.D, config["D"])
         for splits in split_choices(problem.K * tiles(problem.C, config["C"]), programs, device.sm_count):
             partial = splits * problem.outputs * problem.A * problem.D * accumulator
             if splits == 1 or partial <= MAX_WORKSPACE_BYTES:
-                yield Plan(config, ("a", "c", "d", "e"), splits, _predict(problem, config, splits, device))
+                yield Plan(config, _ORDER, splits, _predict(problem, config, splits, device))
 
 
 def _predict(problem: ChainProblem, config: Config, splits: int, device: DeviceSpec) -> Estimate:
@@ -45,7 +47,8 @@ def _predict(problem: ChainProblem, config: Config, splits: int, device: DeviceS
     work = Work(
         programs=programs,
         matrix_flops=steps * (inner_steps * inner.flops + outer.flops),
-        instructions=steps * (inner_steps * inner.instructions(*kind_of) + outer.instructions(*kind_of)),
+        instructions=steps * (inner_steps * inner.instructions(*kind_of) + outer.instructions(*kind_of))
+        + PROGRAM_INSTRUCTIONS * config.num_warps,
         l2_bytes=steps * (inner_steps * (a + c) * e + c * d) * item,
         dram_bytes=out_bytes * (item if splits == 1 else 2 * splits * accumulator + item),
         launches=1 + (splits > 1),

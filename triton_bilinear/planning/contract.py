@@ -7,32 +7,26 @@ from functools import lru_cache
 
 from ..tuning.devices import DeviceSpec
 from .config import Config
-from .cost import Estimate, Step, Work, estimate, tiles
+from .cost import PROGRAM_INSTRUCTIONS, Estimate, Step, Work, estimate, tiles
 from .limits import legal
-from .menu import MENU, kind
-from .plan import MAX_WORKSPACE_BYTES, Plan, split_choices
+from .menu import choices
+from .plan import MAX_WORKSPACE_BYTES, Plan, cheapest, split_choices
 from .problem import ContractProblem, itemsize
-
-_SWAPPED = {"p": "p", "q": "r", "r": "q", "": ""}
 
 
 @lru_cache(maxsize=4096)
 def plan_contract(problem: ContractProblem, device: DeviceSpec) -> Plan:
     """The cheapest plan by the machine model. u and v may change places: the axis q of T with the axis r."""
-    return min(_candidates(problem, device), key=lambda plan: plan.estimate.seconds)
+    return cheapest(_candidates(problem, device))
 
 
 def _candidates(problem: ContractProblem, device: DeviceSpec) -> Iterator[Plan]:
-    table = kind(problem.dtype, problem.precision, bool(problem.unit))
     for order, Q, R in (("pqr", problem.Q, problem.R), ("prq", problem.R, problem.Q)):
-        unit = problem.unit if order == "pqr" else _SWAPPED[problem.unit]
         for kernel in ("project",) if problem.keep else ("khatri_rao", "project"):
             if problem.keep and order != "pqr":
                 continue
-            for config in MENU[kernel][table]:
-                if not legal(config, device, problem.dtype) or not _reads_vectors(
-                    config, unit, problem.vector, problem.dtype
-                ):
+            for config in choices(kernel, problem.dtype, problem.precision, problem.vector):
+                if not legal(config, device, problem, tuple(order)):
                     continue
                 steps = tiles(R, config["R"]) * (tiles(Q, config["Q"]) if kernel == "khatri_rao" else 1)
                 programs = tiles(problem.B, config["B"]) * tiles(problem.P, config["P"])
@@ -41,16 +35,6 @@ def _candidates(problem: ContractProblem, device: DeviceSpec) -> Iterator[Plan]:
                     if splits == 1 or partial <= MAX_WORKSPACE_BYTES:
                         predicted = _predict(problem, config, Q, R, splits, device)
                         yield Plan(config, tuple(order), splits, predicted)
-
-
-def _reads_vectors(config: Config, unit: str, vector: int, dtype: str) -> bool:
-    """Whether a tile of T keeps whole vectors along the axis with stride 1 (which r, not q, is in a flat tile)."""
-    run = vector // itemsize(dtype)
-    if unit == "":
-        return True
-    if unit == "q":
-        return config.kernel == "project" and config["Q"] >= run
-    return config["R" if unit == "r" else "P"] >= run or (unit == "p" and config["P"] == 1)
 
 
 def _predict(problem: ContractProblem, config: Config, Q: int, R: int, splits: int, device: DeviceSpec) -> Estimate:
@@ -67,7 +51,7 @@ def _predict(problem: ContractProblem, config: Config, Q: int, R: int, splits: i
         steps = dots * tiles(Q, q)
         left_bytes = b * q * item
     instructions = steps * step.instructions(device, problem.dtype, problem.precision)
-    instructions += dots * 4 * step.rows * step.columns / 32 + 4 * b * p / 32
+    instructions += dots * 7 * step.rows * step.columns / 32 + PROGRAM_INSTRUCTIONS * config.num_warps
     partial = 2 * splits * problem.B * problem.P * accumulator if splits > 1 else 0
     weight = problem.P * Q * R * item
     rereads = -(-outer * splits // device.sm_count) if weight > device.l2_bytes else 1

@@ -1,7 +1,8 @@
 """The machine model: how long a launch takes on a device, each term visible.
 
-A prediction, never a measurement. One program of the launch runs on one SM at a time in the model; its time is the
-longest of what the matrix unit, the instruction slots and the L2 cache need; the programs of a launch come in waves.
+A prediction, never a measurement. One program of the launch runs on one SM at a time in the model. What the matrix
+unit, the instruction slots, the L2 cache and the memory need overlaps, but not without loss: the time is the 3-norm of
+the four. The programs of a launch come in waves.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ..tuning.devices import DeviceSpec
 from .problem import itemsize
 
 LAUNCH_SECONDS = 3e-6
+PROGRAM_INSTRUCTIONS = 450  # of each warp, before and behind a program's loop
 PROGRAM_SECONDS = 1e-6  # start, first loads and drain of a program: latency that no other program hides in one wave
 ISSUE_SLOTS = 4  # warp instructions an SM issues in a clock
 L2_BYTES_PER_CLOCK = 40  # an SM's share of the L2 cache's bandwidth
@@ -21,7 +23,10 @@ MATRIX_EFFICIENCY = 0.8  # share of the matrix peak that a pipelined loop of lar
 
 @dataclass(frozen=True)
 class Work:
-    """What a launch does. Per program: matrix-unit FLOPs, warp instructions, bytes read through L2; the rest in all."""
+    """What a launch does. Per program: matrix-unit FLOPs, warp instructions, bytes read through L2; the rest in all.
+
+    waits: those of a program's instructions that the matrix unit waits for.
+    """
 
     programs: int
     matrix_flops: float
@@ -29,11 +34,12 @@ class Work:
     l2_bytes: float
     dram_bytes: float
     launches: int = 1
+    waits: float = 0.0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Predicted seconds: the total and the terms that it comes from."""
+    """Predicted seconds, the total and its terms; and the FLOPs of the matrix unit, padding included."""
 
     seconds: float
     matrix: float
@@ -42,6 +48,7 @@ class Estimate:
     dram: float
     launch: float
     waves: int
+    matrix_flops: float
 
 
 def matrix_rate(device: DeviceSpec, dtype: str, precision: str) -> float:
@@ -63,12 +70,14 @@ def estimate(work: Work, device: DeviceSpec, dtype: str, precision: str) -> Esti
     waves = math.ceil(work.programs / device.sm_count)
     sm_rate = matrix_rate(device, dtype, precision) * MATRIX_EFFICIENCY / device.sm_count
     clock = device.clock_hz
-    matrix = waves * work.matrix_flops / sm_rate
+    matrix = waves * (work.matrix_flops / sm_rate + work.waits / (ISSUE_SLOTS * clock))
     issue = waves * work.instructions / (ISSUE_SLOTS * clock)
     l2 = waves * work.l2_bytes / (L2_BYTES_PER_CLOCK * clock)
     dram = work.dram_bytes / device.memory_bandwidth
     launch = work.launches * LAUNCH_SECONDS + PROGRAM_SECONDS
-    return Estimate(max(matrix, issue, l2, dram) + launch, matrix, issue, l2, dram, launch, waves)
+    overlapped = (matrix**3 + issue**3 + l2**3 + dram**3) ** (1 / 3)
+    flops = work.programs * work.matrix_flops
+    return Estimate(overlapped + launch, matrix, issue, l2, dram, launch, waves, flops)
 
 
 def floor_seconds(
@@ -92,8 +101,8 @@ def tiles(size: int, block: int) -> int:
 class Step:
     """One step of a kernel's loop: a (rows, columns, depth) product of the tile.
 
-    product: elements of the left operand that are made in registers rather than loaded. vector: the bytes that operands
-    are read with at a time.
+    product: elements of the left operand that are made in registers rather than loaded, at `product_cost` instructions
+    for 32 pairs of 16 bits. vector: the bytes that operands are read with at a time.
     """
 
     rows: int
@@ -102,6 +111,7 @@ class Step:
     num_warps: int
     product: int
     vector: int
+    product_cost: float = 4.0
 
     @property
     def flops(self) -> float:
@@ -121,4 +131,4 @@ class Step:
             matrix = 1.5 * self.flops / (4096 if item == 2 else 2048)
         elements = self.depth * (self.columns + (0 if self.product else self.rows))
         loads = 3 * elements * item / (32 * self.vector)
-        return matrix + 1.5 * self.product * item / 128 + loads + 60 * self.num_warps
+        return matrix + self.product_cost * self.product * item / 128 + loads + 60 * self.num_warps

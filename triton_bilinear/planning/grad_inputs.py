@@ -8,13 +8,18 @@ from functools import lru_cache
 from ..tuning.devices import DeviceSpec
 from .config import Config
 from .contract import plan_contract
-from .cost import ISSUE_SLOTS, MATRIX_EFFICIENCY, Estimate, Step, Work, estimate, matrix_rate, tiles
+from .cost import (
+    PROGRAM_INSTRUCTIONS,
+    Estimate,
+    Step,
+    Work,
+    estimate,
+    tiles,
+)
 from .limits import holds_g, legal
-from .menu import MENU, kind
-from .plan import MAX_WORKSPACE_BYTES, Plan, split_choices
+from .menu import choices
+from .plan import MAX_WORKSPACE_BYTES, Plan, cheapest, split_choices
 from .problem import ContractProblem, GradInputsProblem, itemsize
-
-_SWAPPED = {"l": "l", "m": "n", "n": "m", "": ""}
 
 
 @lru_cache(maxsize=4096)
@@ -23,7 +28,7 @@ def plan_grad_inputs(problem: GradInputsProblem, device: DeviceSpec) -> Plan | N
 
     They do for small L, where the product's depth, padded to what the matrix unit takes, is more than they cost.
     """
-    joint = min(_candidates(problem, device), key=lambda plan: plan.estimate.seconds)
+    joint = cheapest(_candidates(problem, device))
     separate = sum(plan_contract(single, device).estimate.seconds for single in separate_problems(problem))
     return joint if joint.estimate.seconds <= separate else None
 
@@ -34,19 +39,16 @@ def separate_problems(problem: GradInputsProblem) -> tuple[ContractProblem, Cont
     grad_x_unit = {"m": "p", "l": "q", "n": "r", "": ""}[problem.unit]
     grad_y_unit = {"n": "p", "l": "q", "m": "r", "": ""}[problem.unit]
     return (
-        ContractProblem(B, M, L, N, dtype, precision, grad_x_unit, problem.vector),
-        ContractProblem(B, N, L, M, dtype, precision, grad_y_unit, problem.vector),
+        ContractProblem(B, M, L, N, dtype, precision, grad_x_unit, problem.vector, problem.row_vector),
+        ContractProblem(B, N, L, M, dtype, precision, grad_y_unit, problem.vector, problem.row_vector),
     )
 
 
 def _candidates(problem: GradInputsProblem, device: DeviceSpec) -> Iterator[Plan]:
-    table = kind(problem.dtype, problem.precision, bool(problem.unit))
     accumulator = max(4, itemsize(problem.dtype))
     for order, M, N in (("lmn", problem.M, problem.N), ("lnm", problem.N, problem.M)):
-        unit = problem.unit if order == "lmn" else _SWAPPED[problem.unit]
-        for config in MENU["grad_inputs"][table]:
-            held = holds_g(config, problem.L)
-            if unit == "m" or not legal(config, device, problem.dtype, held):
+        for config in choices("grad_inputs", problem.dtype, problem.precision, problem.vector):
+            if not legal(config, device, problem, tuple(order)):
                 continue
             rows, n_tiles = tiles(problem.B, config["B"]), tiles(N, config["N"])
             for share in split_choices(n_tiles, rows, device.sm_count):
@@ -78,17 +80,12 @@ def _predict(
     rereads = min(-(-programs // device.sm_count), tiles(problem.B, b)) if weight > device.l2_bytes else 1
     work = Work(
         programs=programs,
-        # The epilogue waits for the product and the next product for the epilogue: its time adds to the matrix unit's.
-        matrix_flops=n_tiles * m_tiles * (l_tiles * step.flops + _idle_flops(epilogue, device, problem)),
-        instructions=n_tiles * m_tiles * per_tile,
+        matrix_flops=n_tiles * m_tiles * l_tiles * step.flops,
+        instructions=n_tiles * m_tiles * per_tile + PROGRAM_INSTRUCTIONS * config.num_warps,
         l2_bytes=n_tiles * m_tiles * tile_bytes,
         dram_bytes=weight * rereads + problem.B * (problem.L + 2 * M + 2 * N) * item + partial,
         launches=1 + (splits > 1) + (groups > 1 or n_tiles > 1),
+        # The epilogue waits for the product and the next product for the epilogue.
+        waits=n_tiles * m_tiles * epilogue,
     )
     return estimate(work, device, problem.dtype, problem.precision)
-
-
-def _idle_flops(instructions: float, device: DeviceSpec, problem: GradInputsProblem) -> float:
-    """What the matrix unit could have done while an SM issues these instructions."""
-    rate = matrix_rate(device, problem.dtype, problem.precision) * MATRIX_EFFICIENCY / device.sm_count
-    return instructions / (ISSUE_SLOTS * device.clock_hz) * rate

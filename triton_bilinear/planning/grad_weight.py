@@ -8,34 +8,34 @@ from itertools import permutations
 
 from ..tuning.devices import DeviceSpec
 from .config import Config
-from .cost import Estimate, Step, Work, estimate, tiles
+from .cost import PROGRAM_INSTRUCTIONS, Estimate, Step, Work, estimate, tiles
 from .limits import legal
-from .menu import MENU, kind
-from .plan import MAX_WORKSPACE_BYTES, Plan, split_choices
+from .menu import choices
+from .plan import MAX_WORKSPACE_BYTES, Plan, cheapest, split_choices
 from .problem import GradWeightProblem, itemsize
 
 
 @lru_cache(maxsize=4096)
 def plan_grad_weight(problem: GradWeightProblem, device: DeviceSpec) -> Plan:
     """The cheapest plan by the machine model; the three axes may take each other's part."""
-    return min(_candidates(problem, device), key=lambda plan: plan.estimate.seconds)
+    return cheapest(_candidates(problem, device))
 
 
 def _candidates(problem: GradWeightProblem, device: DeviceSpec) -> Iterator[Plan]:
-    table = kind(problem.dtype, problem.precision, problem.vector >= 4)
     size = {"p": problem.P, "q": problem.Q, "r": problem.R}
     accumulator = max(4, itemsize(problem.dtype))
     for order in permutations("pqr"):
         P, Q, R = (size[axis] for axis in order)
-        for config in MENU["grad_weight"][table]:
-            if not legal(config, device, problem.dtype):
+        vector = problem.vectors["pqr".index(order[2])]
+        for config in choices("grad_weight", problem.dtype, problem.precision, vector):
+            if not legal(config, device, problem, order):
                 continue
             outer = tiles(P, config["P"]) * tiles(Q, config["Q"]) * tiles(R, config["R"])
             for splits in split_choices(tiles(problem.B, config["B"]), outer, device.sm_count):
                 if splits == 1 or splits * P * Q * R * accumulator <= MAX_WORKSPACE_BYTES:
                     # Stores of a tile run along r, and along q where r is not the result's last axis: see coalesced.
                     coalesced = order[2] == "r" or (order[1] == "r" and config["Q"] >= 16)
-                    predicted = _predict(problem, config, (P, Q, R), splits, coalesced, device)
+                    predicted = _predict(problem, config, (P, Q, R), vector, splits, coalesced, device)
                     yield Plan(config, order, splits, predicted)
 
 
@@ -43,6 +43,7 @@ def _predict(
     problem: GradWeightProblem,
     config: Config,
     sizes: tuple[int, int, int],
+    vector: int,
     splits: int,
     coalesced: bool,
     device: DeviceSpec,
@@ -52,14 +53,14 @@ def _predict(
     b, p, q, r = config["B"], config["P"], config["Q"], config["R"]
     outer = tiles(P, p) * tiles(Q, q) * tiles(R, r)
     steps = -(-tiles(problem.B, b) // splits)
-    step = Step(p * q, r, b, config.num_warps, p * q * b, problem.vector)
+    step = Step(p * q, r, b, config.num_warps, p * q * b, vector, product_cost=7.0)
     loop = step.instructions(device, problem.dtype, problem.precision) + 2 * q * b * item / 512
     store = p * q * r / (32 if coalesced else 4)
     written = P * Q * R * (item if splits == 1 else 2 * splits * accumulator + item)
     work = Work(
         programs=outer * splits,
         matrix_flops=steps * step.flops,
-        instructions=steps * loop + store,
+        instructions=steps * loop + store + PROGRAM_INSTRUCTIONS * config.num_warps,
         l2_bytes=steps * b * (p + q + r) * item,
         dram_bytes=problem.B * (P + Q + R) * item + written,
         launches=1 + (splits > 1),

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from ..tuning.devices import DeviceSpec
 from .config import Config
-from .problem import itemsize
+from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem, Problem, itemsize
 
-# Accumulator registers that a thread can have before something is spilt, read off compiled kernels: an asynchronous
-# unit takes its operands from shared memory, tcgen05 keeps accumulators in a memory of its own until the epilogue wants
-# them all, and the others hold fragments of both operands in registers too.
-_ACCUMULATORS = {
-    "khatri_rao": {"mma": 64, "wgmma": 64, "tcgen05": 128},
-    "project": {"mma": 72, "wgmma": 80, "tcgen05": 72},
-    "grad_inputs": {"mma": 64, "wgmma": 80, "tcgen05": 64},
-    "grad_weight": {"mma": 64, "wgmma": 128, "tcgen05": 128},
-    "chain": {"mma": 96, "wgmma": 96, "tcgen05": 96},
+# What `registers` may come to before something is spilt, read off kernels compiled for every architecture: an
+# asynchronous unit takes its operands from shared memory, tcgen05 keeps accumulators in a memory of its own until the
+# epilogue wants them all, and the others hold fragments of both operands in registers too.
+_REGISTERS = {
+    "khatri_rao": {"mma": 100, "wgmma": 170, "tcgen05": 128},
+    "project": {"mma": 100, "wgmma": 100, "tcgen05": 100},
+    "grad_inputs": {"mma": 100, "wgmma": 128, "tcgen05": 100},
+    "grad_weight": {"mma": 100, "wgmma": 200, "tcgen05": 200},
+    "chain": {"mma": 128, "wgmma": 128, "tcgen05": 128},
 }
 
 
@@ -54,6 +54,30 @@ def accumulators(config: Config, dtype: str) -> int:
     return elements * max(4, itemsize(dtype)) // 4 // (32 * config.num_warps)
 
 
+def loads(config: Config, dtype: str, vectors: tuple[int, int], held: bool = False) -> int:
+    """How often a thread loads in a step of the loop, each time from an address of its own.
+
+    vectors: the bytes of a load of the product's left and right operand.
+    """
+    size = dict(config.blocks)
+    rows, columns, depth = product_shape(config)
+    match config.kernel:
+        case "khatri_rao":
+            left = rows * (size["Q"] + size["R"])
+        case "grad_weight":
+            left = depth * (size["P"] + size["Q"])
+        case _:
+            left = 0 if held else rows * depth
+    threads = 32 * config.num_warps
+    runs = (max(1, vector // itemsize(dtype)) for vector in vectors)
+    return sum(-(-elements // (run * threads)) for elements, run in zip((left, depth * columns), runs, strict=True))
+
+
+def registers(config: Config, dtype: str, vectors: tuple[int, int], held: bool = False) -> int:
+    """Registers of a thread that live through the loop: accumulators, and two for each address."""
+    return accumulators(config, dtype) + 2 * loads(config, dtype, vectors, held)
+
+
 def shared_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool = False) -> int:
     """Shared memory of the software-pipelined tile, as the compiler lays it out.
 
@@ -84,8 +108,48 @@ def holds_g(config: Config, L: int) -> bool:
     return config["L"] >= L
 
 
-def legal(config: Config, device: DeviceSpec, dtype: str, held: bool = False) -> bool:
-    """Whether the device has the registers and the shared memory that the tile needs."""
-    if accumulators(config, dtype) > _ACCUMULATORS[config.kernel][matrix_unit(config, device, dtype)]:
+def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str, ...]) -> bool:
+    """Whether the device has the registers and the shared memory that the tile needs for the problem in this order."""
+    held = isinstance(problem, GradInputsProblem) and holds_g(config, problem.L)
+    asynchronous = device.architecture in ("sm_90", "sm_100") and problem.dtype != "float64"
+    if asynchronous and product_shape(config)[0] < 64:
+        return False  # 64 rows cost the asynchronous unit no more time than fewer rows cost the other one
+    vectors, unit = _reads(problem, order)
+    if not _keeps_vectors(config, unit, vectors[1] // itemsize(problem.dtype)):
         return False
-    return shared_bytes(config, device, dtype, held) <= device.shared_memory
+    needed = registers(config, problem.dtype, vectors, held)
+    if isinstance(problem, ContractProblem) and problem.keep:
+        needed += accumulators(config, problem.dtype)  # stored in every step, each with an address
+    if needed > _REGISTERS[config.kernel][matrix_unit(config, device, problem.dtype)]:
+        return False
+    return shared_bytes(config, device, problem.dtype, held) <= device.shared_memory
+
+
+def _reads(problem: Problem, order: tuple[str, ...]) -> tuple[tuple[int, int], str]:
+    """The bytes of a load of the left and right operand, and the kernel's name of the weight's axis with vectors."""
+    match problem:
+        case ContractProblem():
+            return (problem.row_vector, problem.vector), _renamed(problem.unit, order, "pqr")
+        case GradInputsProblem():
+            return (problem.row_vector, problem.vector), _renamed(problem.unit, order, "lmn")
+        case GradWeightProblem():
+            p, q, r = (problem.vectors["pqr".index(axis)] for axis in order)
+            return (min(p, q), r), ""
+        case ChainProblem():
+            return (problem.vector, problem.vector), ""
+
+
+def _renamed(unit: str, order: tuple[str, ...], names: str) -> str:
+    return names[order.index(unit)] if unit else ""
+
+
+def _keeps_vectors(config: Config, unit: str, run: int) -> bool:
+    """Whether a tile of the weight holds whole vectors (`run` elements) along the axis that they lie on."""
+    if unit == "":
+        return True
+    if config.kernel == "grad_inputs":
+        return unit != "m"
+    if config.kernel == "khatri_rao":
+        return unit != "q" and config[unit.upper()] >= run
+    # A flat tile (p, r) of several p is stored with r running fastest.
+    return config[unit.upper()] >= run and (unit != "p" or config["R"] == 1)

@@ -1,8 +1,8 @@
 """The tiles that a plan may choose from, one table per kernel.
 
 Each table is keyed by what decides a tile's registers: "half" (16-bit operands on matrix units), "tf32" (also tf32x3),
-"scalar" (float32 at full precision and float64), each with operands read in vectors; "unaligned" holds the smaller
-tiles whose operands are read element by element. `limits.py` says which of them a device takes.
+"scalar" (float32 at full precision and float64), each with operands read in vectors of 8 bytes or
+more; "unaligned" holds the smaller tiles for narrower ones. `limits.py` says which of them a device takes.
 """
 
 from __future__ import annotations
@@ -10,20 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .config import Config, config
+from .problem import itemsize
 
 
 def _tiles(kernel: str, axes: str, rows: Sequence[tuple[int, ...]]) -> tuple[Config, ...]:
     """Rows of (block sizes..., num_warps, num_stages)."""
     return tuple(config(kernel, row[-2], row[-1], **dict(zip(axes, row[:-2], strict=True))) for row in rows)
-
-
-def kind(dtype: str, precision: str, vectors: bool) -> str:
-    """Which table of a kernel serves operands of this dtype and precision."""
-    if not vectors:
-        return "unaligned"
-    if dtype in ("float16", "bfloat16"):
-        return "half"
-    return "tf32" if precision in ("tf32", "tf32x3") else "scalar"
 
 
 def _with_depth(rows: Sequence[tuple[int, ...]], depths: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
@@ -64,8 +56,9 @@ PROJECT = {
     "half": _tiles(
         "project",
         "BPQR",
-        [(128, 1, 64, 128, 8, 3), (128, 2, 64, 64, 8, 3), (128, 8, 64, 16, 8, 3), (64, 1, 64, 64, 4, 3)]
-        + [(64, 4, 64, 16, 4, 3), (16, 1, 64, 128, 4, 3), (16, 1, 64, 64, 4, 3), (16, 8, 64, 16, 4, 3)],
+        [(128, 1, 64, 128, 8, 3), (128, 2, 64, 64, 8, 3), (128, 8, 64, 16, 8, 3), (128, 4, 32, 32, 8, 3)]
+        + [(64, 1, 64, 64, 4, 3), (64, 4, 64, 16, 4, 3), (64, 4, 32, 16, 4, 3)]
+        + [(16, 1, 64, 128, 4, 3), (16, 1, 64, 64, 4, 3), (16, 8, 64, 16, 4, 3)],
     ),
     "tf32": _tiles(
         "project", "BPQR", [(64, 1, 32, 64, 8, 3), (64, 4, 32, 16, 8, 3), (16, 1, 32, 64, 4, 3), (16, 4, 32, 16, 4, 3)]
@@ -89,7 +82,12 @@ GRAD_INPUTS = {
     ),
     "tf32": _tiles("grad_inputs", "BLMN", [(64, 32, 2, 32, 8, 3), (64, 32, 4, 16, 8, 3), (16, 32, 2, 16, 4, 3)]),
     "scalar": _tiles("grad_inputs", "BLMN", [(64, 16, 2, 32, 8, 2), (64, 16, 4, 16, 8, 2), (16, 16, 2, 16, 4, 2)]),
-    "unaligned": _tiles("grad_inputs", "BLMN", [(64, 16, 2, 32, 8, 2), (64, 16, 4, 16, 8, 2), (16, 16, 2, 16, 4, 2)]),
+    "unaligned": _tiles(
+        "grad_inputs",
+        "BLMN",
+        [(128, 32, 8, 8, 8, 2), (128, 32, 4, 16, 8, 2), (64, 16, 2, 32, 8, 2), (64, 16, 4, 16, 8, 2)]
+        + [(16, 16, 2, 16, 4, 2)],
+    ),
 }
 
 GRAD_WEIGHT = {
@@ -113,7 +111,8 @@ GRAD_WEIGHT = {
     "unaligned": _tiles(
         "grad_weight",
         "BPQR",
-        [(32, 1, 64, 64, 8, 2), (32, 4, 16, 64, 8, 2), (32, 1, 32, 32, 4, 2), (32, 1, 16, 16, 4, 2)],
+        [(32, 8, 8, 64, 8, 2), (32, 1, 64, 64, 8, 2), (32, 4, 16, 64, 8, 2), (32, 1, 64, 16, 4, 2)]
+        + [(32, 1, 32, 32, 4, 2), (32, 1, 16, 16, 4, 2)],
     ),
 }
 
@@ -135,3 +134,12 @@ MENU = {
     "grad_weight": GRAD_WEIGHT,
     "chain": CHAIN,
 }
+
+
+def choices(kernel: str, dtype: str, precision: str, vector: int) -> tuple[Config, ...]:
+    """The tiles for a dtype and precision; vector: the bytes in which the product's right operand is read."""
+    tables = MENU[kernel]
+    if vector < 8:
+        return tables["unaligned"]
+    kind = "half" if itemsize(dtype) == 2 else "tf32" if precision in ("tf32", "tf32x3") else "scalar"
+    return tables[kind] + tables["unaligned"]

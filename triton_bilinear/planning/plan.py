@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .config import Config
@@ -9,6 +10,9 @@ from .cost import Estimate
 
 # Partial results of a split go through a workspace in device memory, never larger than this.
 MAX_WORKSPACE_BYTES = 32 << 20
+
+# Predicted times that differ by less are alike.
+_ALIKE = 1.02
 
 
 @dataclass(frozen=True)
@@ -36,3 +40,11 @@ def split_choices(steps: int, programs: int, sm_count: int) -> list[int]:
         share = -(-steps // splits)
         choices.append(-(-steps // share))
     return choices
+
+
+def cheapest(plans: Iterable[Plan]) -> Plan:
+    """The plan with the shortest predicted time; of those alike, the one with the least matrix work."""
+    plans = list(plans)
+    limit = _ALIKE * min(plan.estimate.seconds for plan in plans)
+    alike = [plan for plan in plans if plan.estimate.seconds <= limit]
+    return min(alike, key=lambda plan: (plan.estimate.matrix_flops, plan.estimate.seconds))

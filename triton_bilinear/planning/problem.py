@@ -17,8 +17,8 @@ class ContractProblem:
     """out[i, p] = sum_qr u[i, q] v[i, r] T[p, q, r] over B rows.
 
     dtype: torch's name without the prefix. precision: "ieee", "tf32" or "tf32x3" (float32 alone knows the last two).
-    unit: the axis of T along which it is read in vectors ("p", "q" or "r"), of `vector` bytes; "" where it is read
-    element by element.
+    unit: the axis of T along which it is read in vectors ("p", "q" or "r"); "" where it is read element by element.
+    vector, row_vector: the bytes in which T, and the rows of u and v, are read at a time.
     keep: the projection sum_q u[i, q] T[p, q, r] is wanted too.
     """
 
@@ -30,12 +30,13 @@ class ContractProblem:
     precision: str
     unit: str
     vector: int
+    row_vector: int
     keep: bool = False
 
 
 @dataclass(frozen=True)
 class GradInputsProblem:
-    """dx[i, m] and dy[i, n] from g[i, l], x, y and A[l, m, n] over B rows; unit names an axis of A as above."""
+    """dx[i, m] and dy[i, n] from g[i, l], x, y and A[l, m, n] over B rows; the rest as in ContractProblem."""
 
     B: int
     L: int
@@ -45,11 +46,12 @@ class GradInputsProblem:
     precision: str
     unit: str
     vector: int
+    row_vector: int
 
 
 @dataclass(frozen=True)
 class GradWeightProblem:
-    """out[p, q, r] = sum_i a[i, p] b[i, q] c[i, r] over B rows; vector: the bytes in which every operand is read."""
+    """out[p, q, r] = sum_i a[i, p] b[i, q] c[i, r] over B rows; vectors: the bytes in which each operand is read."""
 
     B: int
     P: int
@@ -57,7 +59,7 @@ class GradWeightProblem:
     R: int
     dtype: str
     precision: str
-    vector: int
+    vectors: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -73,3 +75,6 @@ class ChainProblem:
     dtype: str
     precision: str
     vector: int
+
+
+Problem = ContractProblem | GradInputsProblem | GradWeightProblem | ChainProblem
