@@ -6,11 +6,14 @@ kernel as a whole. Counted, not measured: an instruction is one issue slot, stal
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
-from ..planning.cost import ISSUE_SLOTS
+from ..planning.cost import ISSUE_SLOTS, matrix_rate
 from ..tuning.compiler import CompiledReport, matrix_count
 from ..tuning.devices import DeviceSpec
+from ..tuning.listing import Loop
 from .work import LaunchWork
 
 
@@ -31,25 +34,35 @@ class Issued:
         return self.prologue + sum(self.loops) + self.epilogue
 
 
-def issued(report: CompiledReport, work: LaunchWork) -> Issued:
-    """A loop with matrix instructions (any loop, where there are none) runs as often as the kernel's loop of its depth;
+def loop_trips(report: CompiledReport, work: LaunchWork) -> list[tuple[Loop, int]]:
+    """How often each loop's own instructions run in a full program.
+
+    A loop with matrix instructions (any loop, where there are none) runs as often as the kernel's loop of its depth;
     other loops, such as the wait for a barrier, once where they stand.
     """
     loops = report.loops
     working = [loop for loop in loops if matrix_count(loop)] or list(loops)
     trips = _trips(work.trips, max((loop.depth for loop in working), default=0))
-    deepest = max((loop.depth for loop in loops), default=0)
-    by_depth = [0] * deepest
-    for loop in loops:
-        around = [other for other in working if other.contains(loop)] + ([loop] if loop in working else [])
-        own = len(loop.body - frozenset().union(*(inner.body for inner in loops if loop.contains(inner))))
-        times = 1
-        for other in around:
-            times *= trips[other.depth - 1]
-        by_depth[loop.depth - 1] += own * times
-    inside = len(frozenset().union(*(loop.body for loop in loops)))
+    return [
+        (loop, prod(trips[other.depth - 1] for other in working if other is loop or other.contains(loop)))
+        for loop in loops
+    ]
+
+
+def own_instructions(loop: Loop, loops: Sequence[Loop]) -> int:
+    """Instructions of a loop that stand in no inner one."""
+    return len(loop.body.difference(*(inner.body for inner in loops if loop.contains(inner))))
+
+
+def issued(report: CompiledReport, work: LaunchWork) -> Issued:
+    """What a warp issues from its first instruction to its last."""
+    loops = report.loops
+    by_depth = [0] * max((loop.depth for loop in loops), default=0)
+    for loop, times in loop_trips(report, work):
+        by_depth[loop.depth - 1] += own_instructions(loop, loops) * times
+    inside = frozenset().union(*(loop.body for loop in loops))
     prologue = min((loop.first for loop in loops), default=report.instructions)
-    return Issued(prologue, tuple(by_depth), report.instructions - inside - prologue)
+    return Issued(prologue, tuple(by_depth), report.instructions - len(inside) - prologue)
 
 
 def issue_ratio(report: CompiledReport, work: LaunchWork, device: DeviceSpec, dtype: str) -> float | None:
@@ -59,7 +72,7 @@ def issue_ratio(report: CompiledReport, work: LaunchWork, device: DeviceSpec, dt
     """
     if device.vendor != "nvidia" or not report.matrix_instructions:
         return None
-    rate = device.matrix_flops["tf32" if dtype == "float32" else dtype] / (device.sm_count * device.clock_hz)
+    rate = matrix_rate(device, dtype, work.precision) / (device.sm_count * device.clock_hz)
     matrix_cycles = work.products_per_program * work.product_flops / rate
     return issued(report, work).total * report.num_warps / ISSUE_SLOTS / matrix_cycles
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 GRADIENTS = ("x", "y", "weight", "bias")
 
@@ -48,16 +49,25 @@ class StepProblem:
         B, L, M, N = self.shape
         return 2 * B * L * M * N
 
-    def minimum_bytes(self, op: str, keeps: bool = False) -> int:
-        """Bytes of what an op of the step reads and writes, each once (see `step.StepOp` for the names)."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Dense arguments of `bilinear`, by name, without storage."""
         B, L, M, N = self.shape
-        kept = B * L * (N if self.wants("y") else M) if keeps else 0
+        sizes: dict[str, tuple[int, ...]] = {"x": (B, M), "y": (B, N), "weight": (L, M, N)}
+        if self.bias:
+            sizes["bias"] = (L,)
+        return {name: torch.empty(size, dtype=self.dtype, device="meta") for name, size in sizes.items()}
+
+    def minimum_bytes(self, op: str, keeps: bool = False) -> int:
+        """Bytes of what an op of the step reads and writes, each once. See `step.StepOp` for its name and keeps."""
+        B, L, M, N = self.shape
+        weight, layer, bias = L * M * N, B * (L + M + N), L if self.bias else 0
+        kept = B * L * (N if self.wants("y") else M)
         elements = {
-            "forward": B * (M + N + L) + L * M * N + (L if self.bias else 0) + kept,
-            "grad_inputs": B * (L + 2 * M + 2 * N) + L * M * N,
-            "grad_x": B * (L + N + M) + L * M * N,
-            "grad_y": B * (L + M + N) + L * M * N,
-            "grad_weight": B * (L + M + N) + L * M * N,
+            "forward": layer + weight + bias + (kept if keeps else 0),
+            "grad_inputs": layer + B * (M + N) + weight,
+            "grad_x": B * (L + M) + kept if keeps else layer + weight,
+            "grad_y": B * (L + N) + kept if keeps else layer + weight,
+            "grad_weight": layer + weight,
             "grad_bias": B * L + L,
         }
         return elements[op] * self.dtype.itemsize

@@ -6,11 +6,12 @@ noted. So there is no second copy of the rules that decide which ops a step cons
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import ops
@@ -29,9 +30,8 @@ class StepOp:
     """One quantity of the step, or grad x and grad y together, and the launches that compute it, in order.
 
     name: "forward", "grad_inputs" (both by one product), "grad_x", "grad_y", "grad_weight" or "grad_bias".
-    launches: empty where torch's own ops compute it: the bias's gradient, and a gradient that is a product with what
-        the forward pass kept.
-    keeps: the forward pass also stores the projection (B, L, N) or (B, L, M), which a gradient is made from.
+    launches: empty where torch's own ops compute it: the bias's gradient, and a gradient from what the forward kept.
+    keeps: the forward pass also stores the projection (B, L, N) or (B, L, M); the gradient is made from that.
     """
 
     name: str
@@ -47,11 +47,14 @@ class StepOp:
         return plan
 
 
-def step_ops(problem: StepProblem, device: DeviceSpec) -> list[StepOp]:
+def step_ops(problem: StepProblem, device: DeviceSpec, like: Mapping[str, Tensor] | None = None) -> list[StepOp]:
     """Every op of the step, forward first, as tensors on the device would have it. Float32 products have the precision
     that torch's own setting gives them (torch.backends.cuda.matmul.allow_tf32).
+
+    like: the tensors "x", "y", "weight" and, where there is one, "bias" of the problem, for their strides; dense ones
+    without it.
     """
-    calls = _record(problem)
+    calls = _record(problem, like or problem.tensors())
     found = [StepOp("forward", *_launches(calls[0], device))]
     for call in calls[1:]:
         launches, _ = _launches(call, device)
@@ -67,7 +70,7 @@ def step_ops(problem: StepProblem, device: DeviceSpec) -> list[StepOp]:
             found += [StepOp("grad_x", launches[:second]), StepOp("grad_y", launches[second:])]
     made = {name for op in found for name in (("grad_x", "grad_y") if op.name == "grad_inputs" else (op.name,))}
     wanted = [f"grad_{name}" for name in problem.gradients if name != "bias" or problem.bias]
-    return found + [StepOp(name, ()) for name in wanted if name not in made]
+    return found + [StepOp(name, (), keeps=name != "grad_bias") for name in wanted if name not in made]
 
 
 @dataclass(frozen=True)
@@ -91,18 +94,14 @@ class _Recorder(TorchDispatchMode):
         return result
 
 
-def _record(problem: StepProblem) -> list[_Call]:
-    B, L, M, N = problem.shape
-    sizes = {"x": (B, M), "y": (B, N), "weight": (L, M, N), "bias": (L,)}
-    if not problem.bias:
-        del sizes["bias"]
+def _record(problem: StepProblem, like: Mapping[str, Tensor]) -> list[_Call]:
     tensors = {
-        name: torch.empty(size, dtype=problem.dtype, device="meta", requires_grad=problem.wants(name))
-        for name, size in sizes.items()
+        name: torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        for name, tensor in like.items()
     }
+    wanted = [tensor.requires_grad_() for name, tensor in tensors.items() if problem.wants(name)]
     with torch.enable_grad(), _Recorder() as recorder:
         out = bilinear(tensors["x"], tensors["y"], tensors["weight"], tensors.get("bias"))
-        wanted = [tensor for tensor in tensors.values() if tensor.requires_grad]
         if wanted:
             torch.autograd.grad(out, wanted, torch.empty_like(out))
     return recorder.calls

@@ -7,7 +7,8 @@ tests/test_inspection.py holds these counts against an interpreted run of the sa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from torch import Tensor
@@ -21,7 +22,7 @@ class LaunchWork:
 
     programs: of the grid. trips: of a full program's loops, outermost first. products: matrix products of tiles.
     product_flops: of one of them. loaded_bytes, stored_bytes: tiles of global memory read and written, through every
-    cache, padding included.
+    cache, padding included. precision: of float32 products.
     """
 
     programs: int
@@ -30,6 +31,7 @@ class LaunchWork:
     product_flops: int
     loaded_bytes: int
     stored_bytes: int
+    precision: str = "ieee"
 
     @property
     def mma_flops(self) -> int:
@@ -39,15 +41,13 @@ class LaunchWork:
     @property
     def products_per_program(self) -> int:
         """Of a full program."""
-        total = 1
-        for trips in self.trips:
-            total *= trips
-        return total if self.products else 0
+        return prod(self.trips) if self.products else 0
 
 
 def launch_work(launch: Launch) -> LaunchWork:
     """Counts of one launch. KeyError for a kernel that no step launches."""
-    return _COUNTS[launch.kernel.__name__](launch)
+    work = _COUNTS[launch.kernel.__name__](launch)
+    return replace(work, precision=launch.arguments.get("PRECISION", "ieee"))
 
 
 def _tiles(size: int, block: int) -> int:
