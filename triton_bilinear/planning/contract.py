@@ -52,17 +52,17 @@ def _predict(problem: ContractProblem, config: Config, Q: int, R: int, splits: i
         left_bytes = b * q * item
     instructions = steps * step.instructions(device, problem.dtype, problem.precision)
     instructions += dots * 7 * step.rows * step.columns / 32 + PROGRAM_INSTRUCTIONS * config.num_warps
-    partial = 2 * splits * problem.B * problem.P * accumulator if splits > 1 else 0
     weight = problem.P * Q * R * item
     rereads = -(-outer * splits // device.sm_count) if weight > device.l2_bytes else 1
     kept = problem.B * problem.P * R * item if problem.keep else 0
-    dram = weight * min(rereads, tiles(problem.B, b)) + problem.B * (Q + R + problem.P) * item + partial + kept
+    dram = weight * min(rereads, tiles(problem.B, b)) + problem.B * (Q + R + problem.P) * item + kept
     work = Work(
         programs=outer * splits,
         matrix_flops=steps * step.flops,
         instructions=instructions,
         l2_bytes=steps * (step.depth * step.columns * item + left_bytes),
         dram_bytes=dram,
+        workspace_bytes=splits * problem.B * problem.P * accumulator if splits > 1 else 0,
         launches=1 + (splits > 1),
     )
     return estimate(work, device, problem.dtype, problem.precision)

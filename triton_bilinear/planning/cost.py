@@ -26,6 +26,7 @@ class Work:
     """What a launch does. Per program: matrix-unit FLOPs, warp instructions, bytes read through L2; the rest in all.
 
     waits: those of a program's instructions that the matrix unit waits for.
+    workspace_bytes: the size of what one launch writes and the next one reads.
     """
 
     programs: int
@@ -35,11 +36,12 @@ class Work:
     dram_bytes: float
     launches: int = 1
     waits: float = 0.0
+    workspace_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Predicted seconds, the total and its terms; and the FLOPs of the matrix unit, padding included."""
+    """Predicted seconds, the total and its terms; matrix-unit FLOPs, padding included; bytes through device memory."""
 
     seconds: float
     matrix: float
@@ -49,6 +51,7 @@ class Estimate:
     launch: float
     waves: int
     matrix_flops: float
+    dram_bytes: float
 
 
 def matrix_rate(device: DeviceSpec, dtype: str, precision: str) -> float:
@@ -73,11 +76,16 @@ def estimate(work: Work, device: DeviceSpec, dtype: str, precision: str) -> Esti
     matrix = waves * (work.matrix_flops / sm_rate + work.waits / (ISSUE_SLOTS * clock))
     issue = waves * work.instructions / (ISSUE_SLOTS * clock)
     l2 = waves * work.l2_bytes / (L2_BYTES_PER_CLOCK * clock)
-    dram = work.dram_bytes / device.memory_bandwidth
+    # A workspace is read at once by the next launch: a small one is still in the L2 cache.
+    cached = work.workspace_bytes <= device.l2_bytes / 2
+    if cached:
+        l2 += 2 * work.workspace_bytes / (device.sm_count * L2_BYTES_PER_CLOCK * clock)
+    dram_bytes = work.dram_bytes + 2 * work.workspace_bytes * (not cached)
+    dram = dram_bytes / device.memory_bandwidth
     launch = work.launches * LAUNCH_SECONDS + PROGRAM_SECONDS
     overlapped = (matrix**3 + issue**3 + l2**3 + dram**3) ** (1 / 3)
     flops = work.programs * work.matrix_flops
-    return Estimate(overlapped + launch, matrix, issue, l2, dram, launch, waves, flops)
+    return Estimate(overlapped + launch, matrix, issue, l2, dram, launch, waves, flops, dram_bytes)
 
 
 def floor_seconds(

@@ -75,7 +75,7 @@ def _predict(
     per_tile = l_tiles * step.instructions(device, problem.dtype, problem.precision) + epilogue
     tile_bytes = l_tiles * (depth * m * n + (0 if held else b * depth)) * item + 2 * b * m * accumulator
     programs = tiles(problem.B, b) * groups * splits
-    partial = 2 * problem.B * accumulator * (groups * M * (groups > 1 or n_tiles > 1) + splits * N * (splits > 1))
+    partial = problem.B * accumulator * (groups * M * (groups > 1 or n_tiles > 1) + splits * N * (splits > 1))
     weight = problem.L * M * N * item
     rereads = min(-(-programs // device.sm_count), tiles(problem.B, b)) if weight > device.l2_bytes else 1
     work = Work(
@@ -83,7 +83,8 @@ def _predict(
         matrix_flops=n_tiles * m_tiles * l_tiles * step.flops,
         instructions=n_tiles * m_tiles * per_tile + PROGRAM_INSTRUCTIONS * config.num_warps,
         l2_bytes=n_tiles * m_tiles * tile_bytes,
-        dram_bytes=weight * rereads + problem.B * (problem.L + 2 * M + 2 * N) * item + partial,
+        dram_bytes=weight * rereads + problem.B * (problem.L + 2 * M + 2 * N) * item,
+        workspace_bytes=partial,
         launches=1 + (splits > 1) + (groups > 1 or n_tiles > 1),
         # The epilogue waits for the product and the next product for the epilogue.
         waits=n_tiles * m_tiles * epilogue,

@@ -56,13 +56,13 @@ def _predict(
     step = Step(p * q, r, b, config.num_warps, p * q * b, vector, product_cost=7.0)
     loop = step.instructions(device, problem.dtype, problem.precision) + 2 * q * b * item / 512
     store = p * q * r / (32 if coalesced else 4)
-    written = P * Q * R * (item if splits == 1 else 2 * splits * accumulator + item)
     work = Work(
         programs=outer * splits,
         matrix_flops=steps * step.flops,
         instructions=steps * loop + store + PROGRAM_INSTRUCTIONS * config.num_warps,
         l2_bytes=steps * b * (p + q + r) * item,
-        dram_bytes=problem.B * (P + Q + R) * item + written,
+        dram_bytes=(problem.B * (P + Q + R) + P * Q * R) * item,
+        workspace_bytes=splits * P * Q * R * accumulator if splits > 1 else 0,
         launches=1 + (splits > 1),
     )
     return estimate(work, device, problem.dtype, problem.precision)

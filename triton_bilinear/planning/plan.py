@@ -34,7 +34,7 @@ class Plan:
 def split_choices(steps: int, programs: int, sm_count: int) -> list[int]:
     """Numbers of splits worth a look: until the device is full twice over, and never an empty split."""
     choices = [1]
-    for splits in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256):
+    for splits in (2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256):
         if splits > steps or programs * splits > 4 * sm_count:
             break
         share = -(-steps // splits)
@@ -43,8 +43,13 @@ def split_choices(steps: int, programs: int, sm_count: int) -> list[int]:
 
 
 def cheapest(plans: Iterable[Plan]) -> Plan:
-    """The plan with the shortest predicted time; of those alike, the one with the least matrix work."""
+    """The plan with the shortest predicted time; of those alike, the one with the least matrix work.
+
+    None that moves more than twice the bytes that another one does: the model's memory is the ideal one.
+    """
     plans = list(plans)
+    most = 2 * min(plan.estimate.dram_bytes for plan in plans)
+    plans = [plan for plan in plans if plan.estimate.dram_bytes <= most]
     limit = _ALIKE * min(plan.estimate.seconds for plan in plans)
     alike = [plan for plan in plans if plan.estimate.seconds <= limit]
     return min(alike, key=lambda plan: (plan.estimate.matrix_flops, plan.estimate.seconds))
