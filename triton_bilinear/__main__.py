@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import check, compile, demo
+from .commands import check, compile, demo, info
 
-COMMANDS = (demo, check, compile)
+COMMANDS = (demo, info, check, compile)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
