@@ -10,10 +10,10 @@ from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeigh
 # asynchronous unit takes its operands from shared memory, tcgen05 keeps accumulators in a memory of its own until the
 # epilogue wants them all, and the others hold fragments of both operands in registers too.
 _REGISTERS = {
-    "khatri_rao": {"mma": 100, "wgmma": 170, "tcgen05": 128},
-    "project": {"mma": 100, "wgmma": 100, "tcgen05": 100},
-    "grad_inputs": {"mma": 100, "wgmma": 128, "tcgen05": 100},
-    "grad_weight": {"mma": 100, "wgmma": 200, "tcgen05": 200},
+    "khatri_rao": {"mma": 110, "wgmma": 200, "tcgen05": 170},
+    "project": {"mma": 92, "wgmma": 130, "tcgen05": 100},
+    "grad_inputs": {"mma": 92, "wgmma": 140, "tcgen05": 100},
+    "grad_weight": {"mma": 130, "wgmma": 200, "tcgen05": 200},
     "chain": {"mma": 128, "wgmma": 128, "tcgen05": 128},
 }
 
@@ -87,15 +87,20 @@ def shared_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool = Fa
     size, item = dict(config.blocks), itemsize(dtype)
     rows, columns, depth = product_shape(config)
     waiting = max(config.num_stages - 1, 1)
-    streamed = waiting if matrix_unit(config, device, dtype) == "mma" else config.num_stages
+    unit = matrix_unit(config, device, dtype)
+    streamed = waiting if unit == "mma" else config.num_stages
     right = depth * columns * item
     match config.kernel:
         case "khatri_rao":
-            return right * streamed + rows * (size["Q"] + size["R"]) * item * waiting
+            # With a single q the product is an operand of tcgen05's as it was loaded.
+            factors = streamed if unit == "tcgen05" and size["Q"] == 1 else waiting
+            return right * streamed + rows * (size["Q"] + size["R"]) * item * factors
         case "grad_weight":
             return right * streamed + depth * (size["P"] + size["Q"]) * item * waiting
         case "grad_inputs" if held:
-            return right * streamed + rows * depth * item + 4 * rows * size["N"] // 8
+            # g stays; a step's tiles and the sums that change threads, or behind the steps dy, take turns in the rest.
+            sums = max(2048, rows * size["M"] * max(4, item))
+            return rows * depth * item + max(right * streamed + sums, rows * size["N"] * max(4, item))
         case "chain":
             inner = size["E"] * (size["A"] + size["C"]) * item
             return inner * streamed + size["C"] * size["D"] * item + size["A"] * size["C"] * item
