@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 import triton
@@ -25,7 +26,7 @@ def device_of(tensor: Tensor) -> DeviceSpec:
     """The spec of the device that will run kernels over this tensor."""
     if interpreting():
         return _interpreted_device()
-    return _active_device(tensor.device.index)
+    return _device_of_driver(triton.runtime.driver.active, tensor.device.index)
 
 
 @lru_cache(maxsize=1)
@@ -34,9 +35,8 @@ def _interpreted_device() -> DeviceSpec:
 
 
 @lru_cache(maxsize=64)
-def _active_device(index: int | None) -> DeviceSpec:
-    """Asks the active driver, not torch.cuda, so that a driver of another kind (a stand-in too) is served."""
-    driver = triton.runtime.driver.active
+def _device_of_driver(driver: Any, index: int | None) -> DeviceSpec:
+    """Asks Triton's driver, not torch.cuda, so that a driver of another kind (a stand-in too) is served."""
     number = driver.get_current_device() if index is None else index
     return device_from_properties(driver.get_current_target(), driver.utils.get_device_properties(number), number)
 
@@ -44,10 +44,11 @@ def _active_device(index: int | None) -> DeviceSpec:
 def float32_precision(tensor: Tensor, device: DeviceSpec) -> str:
     """`tl.dot`'s input_precision for this dtype, under torch's own setting for float32 products.
 
-    Full precision is the default, by whichever of plain float32 and three tf32 products the device does faster.
+    Full precision is the default, by whichever of plain float32 and three tf32 products the device does faster. Of the
+    setting's several names fp32_precision is read: it holds what was set by any of them, where allow_tf32 may raise.
     """
     if tensor.dtype != torch.float32 or "tf32" not in device.matrix_flops:
         return "ieee"
-    if torch.backends.cuda.matmul.allow_tf32:
+    if torch.backends.cuda.matmul.fp32_precision == "tf32":
         return "tf32"
     return "tf32x3" if device.vendor == "nvidia" and device.matrix_flops["tf32"] / 3 > device.fp32_flops else "ieee"

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from statistics import median_low
 from typing import Any
 
 from .device_table import ALIASES, ARCHITECTURES, DEVICES, Product
@@ -62,7 +63,8 @@ def device_from_properties(target: Any, properties: Mapping[str, Any], number: i
 
     target: the driver's GPUTarget. properties: its `utils.get_device_properties(number)`, plus "name" where the caller
     knows it; otherwise the active driver is asked. A GPU of the table that has all of its SMs (no slice of one) gets
-    the table's spec; any other one a spec from its properties and what GPUs of its architecture have in common.
+    the table's spec; any other one a spec from its properties and what GPUs of its architecture have in common, which
+    also stands for properties that the driver leaves out: all but multiprocessor_count and max_shared_mem.
     """
     name = properties.get("name") or _driver_name(number)
     architecture = architecture_name(target)
@@ -70,8 +72,9 @@ def device_from_properties(target: Any, properties: Mapping[str, Any], number: i
     sm_count = properties["multiprocessor_count"]
     if known is not None and (known.architecture, known.sm_count) == (architecture, sm_count):
         return known
-    like = ARCHITECTURES[_like(architecture)]
-    clock = properties["sm_clock_rate"] * 1e3
+    relative = _like(architecture)
+    like = ARCHITECTURES[relative]
+    clock = properties.get("sm_clock_rate", 0) * 1e3 or _typical_clock(relative)
     # GeForce cards sum float16 products in float32 at half the rate.
     share = 0.5 if "geforce" in normalised(name).split() else 1.0
     return DeviceSpec(
@@ -134,6 +137,11 @@ def _like(architecture: str) -> str:
     number = int(architecture.removeprefix("sm_"))
     below = [known for known in ARCHITECTURES if known.startswith("sm_") and int(known[3:]) <= number]
     return max(below, key=lambda known: int(known[3:]), default="sm_80")
+
+
+def _typical_clock(architecture: str) -> float:
+    """Of the table's GPUs of an architecture, in Hz."""
+    return median_low(row.clock for row in DEVICES.values() if row.architecture == architecture) * 1e6
 
 
 def _bandwidth(target: Any, properties: Mapping[str, Any]) -> float:

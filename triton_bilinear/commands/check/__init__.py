@@ -92,12 +92,12 @@ def _compare(name: str, problem: Problem, actual: torch.Tensor, exact: Exact, pr
 @contextmanager
 def tf32_allowed(allowed: bool) -> Iterator[None]:
     """torch's own setting for float32 products on a GPU."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = allowed
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if allowed else "ieee"
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        torch.backends.cuda.matmul.fp32_precision = before
 
 
 HEADER = f"{'function':18}{'quantity':15}{'error':>9}{'bound':>9}{'ratio':>7}  worst of"
