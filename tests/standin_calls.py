@@ -6,6 +6,7 @@ import small_kernels
 import torch
 import triton
 
+from triton_bilinear import bilinear, use_backend
 from triton_bilinear.tuning.devices import DeviceSpec, device_from_properties
 
 
@@ -32,3 +33,17 @@ def _error(call: Callable[[], None]) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def training_steps(steps: list[tuple[tuple[int, int, int, int], bool, tuple[str, ...]]]) -> None:
+    """Forward and backward of each (shape, bias, gradients wanted) in float16."""
+    for (B, L, M, N), bias, gradients in steps:
+        sizes = {"x": (B, M), "y": (B, N), "weight": (L, M, N), "bias": (L,)}
+        tensors = {
+            name: torch.zeros(size, dtype=torch.float16) for name, size in sizes.items() if bias or name != "bias"
+        }
+        wanted = [tensor.requires_grad_() for name, tensor in tensors.items() if name in gradients]
+        with use_backend("triton"):
+            out = bilinear(**tensors)
+            if wanted:
+                torch.autograd.grad(out, wanted, torch.zeros_like(out))

@@ -8,7 +8,6 @@ Importing this touches no GPU and does not import triton.
 from . import reference
 from .backend import use_backend
 from .explain import explain
-from .explain import explain
 from .functional import bilinear, bilinear_form, linear, pairwise_bilinear
 from .modules import Bilinear, LazyBilinear, PairwiseBilinear
 from .replace import Replacement, replace_bilinear, restore_bilinear
@@ -22,7 +21,6 @@ __all__ = [
     "Replacement",
     "bilinear",
     "bilinear_form",
-    "explain",
     "explain",
     "linear",
     "pairwise_bilinear",
