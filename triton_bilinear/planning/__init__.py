@@ -1,7 +1,8 @@
 """The planner: from a problem and a device, both plain data, to a plan. Knows neither torch nor Triton."""
 
 from .chain import plan_chain
-from .config import Config
+from .choice import fall_back, forget_plans
+from .config import SEPARATE, Config
 from .contract import plan_contract
 from .grad_inputs import plan_grad_inputs
 from .grad_weight import plan_grad_weight
@@ -10,12 +11,15 @@ from .plan import Plan
 from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem
 
 __all__ = [
+    "SEPARATE",
     "ChainProblem",
     "Config",
     "ContractProblem",
     "GradInputsProblem",
     "GradWeightProblem",
     "Plan",
+    "fall_back",
+    "forget_plans",
     "holds_g",
     "plan_chain",
     "plan_contract",

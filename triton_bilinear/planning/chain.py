@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 
 from ..tuning.devices import DeviceSpec
+from .choice import choose, remembered
 from .config import Config
 from .cost import PROGRAM_INSTRUCTIONS, Estimate, Step, Work, estimate, tiles
 from .limits import legal
 from .menu import choices
-from .plan import MAX_WORKSPACE_BYTES, Plan, cheapest, split_choices
+from .plan import MAX_WORKSPACE_BYTES, Plan, split_choices
 from .problem import ChainProblem, itemsize
 
 _ORDER = ("a", "c", "d", "e")
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def plan_chain(problem: ChainProblem, device: DeviceSpec) -> Plan:
-    """The cheapest plan by the machine model."""
-    return cheapest(_candidates(problem, device))
+    """The stored plan, or the cheapest by the machine model."""
+    return choose(problem, device, _candidates(problem, device))
 
 
 def _candidates(problem: ChainProblem, device: DeviceSpec) -> Iterator[Plan]:

@@ -26,6 +26,10 @@ class Config:
         return {f"BLOCK_{axis}": size for axis, size in self.blocks}
 
 
+# Not a kernel: the gradients of x and y by two contractions, each with a plan of its own.
+SEPARATE = Config("separate", (), 0, 0)
+
+
 def config(kernel: str, num_warps: int, num_stages: int, **blocks: int) -> Config:
     """A Config from keywords: config("khatri_rao", 8, 3, B=128, P=128, Q=2, R=32)."""
     return Config(kernel, tuple(blocks.items()), num_warps, num_stages)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 
 from ..tuning.devices import DeviceSpec
+from .choice import choose, remembered
 from .config import Config
 from .cost import PROGRAM_INSTRUCTIONS, Estimate, Step, Work, estimate, tiles
 from .limits import legal
 from .menu import choices
-from .plan import MAX_WORKSPACE_BYTES, Plan, cheapest, split_choices
+from .plan import MAX_WORKSPACE_BYTES, Plan, split_choices
 from .problem import ContractProblem, itemsize
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def plan_contract(problem: ContractProblem, device: DeviceSpec) -> Plan:
-    """The cheapest plan by the machine model. u and v may change places: the axis q of T with the axis r."""
-    return cheapest(_candidates(problem, device))
+    """The stored plan, or the cheapest by the model. u and v may change places: the axis q of T with the axis r."""
+    return choose(problem, device, _candidates(problem, device))
 
 
 def _candidates(problem: ContractProblem, device: DeviceSpec) -> Iterator[Plan]:

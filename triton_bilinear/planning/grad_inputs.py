@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from dataclasses import astuple
 
 from ..tuning.devices import DeviceSpec
-from .config import Config
+from .choice import choose, remembered
+from .config import SEPARATE, Config
 from .contract import plan_contract
 from .cost import (
     PROGRAM_INSTRUCTIONS,
@@ -22,15 +23,26 @@ from .plan import MAX_WORKSPACE_BYTES, Plan, cheapest, split_choices
 from .problem import ContractProblem, GradInputsProblem, itemsize
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def plan_grad_inputs(problem: GradInputsProblem, device: DeviceSpec) -> Plan | None:
-    """The cheapest joint plan, or None where two separate contractions cost less.
+    """The stored or the cheapest joint plan, or None where two separate contractions are stored or cost less.
 
     They do for small L, where the product's depth, padded to what the matrix unit takes, is more than they cost.
     """
-    joint = cheapest(_candidates(problem, device))
-    separate = sum(plan_contract(single, device).estimate.seconds for single in separate_problems(problem))
-    return joint if joint.estimate.seconds <= separate else None
+    plan = choose(problem, device, plans(problem, device), _cheapest)
+    return None if plan.config == SEPARATE else plan
+
+
+def plans(problem: GradInputsProblem, device: DeviceSpec) -> list[Plan]:
+    """Every joint plan, and last the one whose config is SEPARATE."""
+    singles = [astuple(plan_contract(single, device).estimate) for single in separate_problems(problem)]
+    both = Estimate(*(sum(terms) for terms in zip(*singles, strict=True)))
+    return [*_candidates(problem, device), Plan(SEPARATE, ("l", "m", "n"), 1, both)]
+
+
+def _cheapest(plans: list[Plan]) -> Plan:
+    joint, separate = cheapest(plans[:-1]), plans[-1]
+    return joint if joint.estimate.seconds <= separate.estimate.seconds else separate
 
 
 def separate_problems(problem: GradInputsProblem) -> tuple[ContractProblem, ContractProblem]:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import permutations
 
 from ..tuning.devices import DeviceSpec
+from .choice import choose, remembered
 from .config import Config
 from .cost import PROGRAM_INSTRUCTIONS, Estimate, Step, Work, estimate, tiles
 from .limits import legal
 from .menu import choices
-from .plan import MAX_WORKSPACE_BYTES, Plan, cheapest, split_choices
+from .plan import MAX_WORKSPACE_BYTES, Plan, split_choices
 from .problem import GradWeightProblem, itemsize
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def plan_grad_weight(problem: GradWeightProblem, device: DeviceSpec) -> Plan:
-    """The cheapest plan by the machine model; the three axes may take each other's part."""
-    return cheapest(_candidates(problem, device))
+    """The stored plan, or the cheapest by the machine model; the three axes may take each other's part."""
+    return choose(problem, device, _candidates(problem, device))
 
 
 def _candidates(problem: GradWeightProblem, device: DeviceSpec) -> Iterator[Plan]:

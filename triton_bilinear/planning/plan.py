@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .config import Config
 from .cost import Estimate
+from .problem import Problem
 
 # Partial results of a split go through a workspace in device memory, never larger than this.
 MAX_WORKSPACE_BYTES = 32 << 20
@@ -21,7 +22,9 @@ class Plan:
 
     order: the problem's axes in the order in which the kernel's own axes take them, e.g. ("p", "r", "q") where the
     kernel contracts r first; splits: shares of the contraction, added up by a second pass; groups: for grad_inputs, the
-    groups of n tiles, each with a partial dx.
+    groups of n tiles, each with a partial dx. origin: "measured", "predicted" or "safe" (what a device that refused
+    another plan got). source: the file of stored configs that it comes from, or "cost model", or why it is safe.
+    problem: the one that it was chosen for.
     """
 
     config: Config
@@ -29,6 +32,9 @@ class Plan:
     splits: int
     estimate: Estimate
     groups: int = 1
+    origin: str = "predicted"
+    source: str = "cost model"
+    problem: Problem | None = None
 
 
 def split_choices(steps: int, programs: int, sm_count: int) -> list[int]:
