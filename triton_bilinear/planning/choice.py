@@ -63,10 +63,7 @@ def _stored(problem: Problem, device: DeviceSpec, plans: list[Plan]) -> Plan | N
     for found in store.lookup(problem, device):
         same = [plan for plan in plans if (plan.config, plan.order) == (found.config, found.order)]
         if same:
-            plan = min(
-                same, key=lambda plan: _distance(plan.splits, found.splits) + _distance(plan.groups, found.groups)
-            )
-            return replace(plan, origin=found.origin, source=found.source)
+            return replace(_nearest(same, found), origin=found.origin, source=found.source)
         if found.problem == problem:
             warnings.warn(f"{found.source}: not used: {found.config} is no plan for {problem}", stacklevel=2)
     return None
