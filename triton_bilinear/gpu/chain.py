@@ -10,7 +10,7 @@ from ..kernels.chain import chain_kernel
 from ..planning import ChainProblem, Plan, plan_chain
 from ..tuning.devices import DeviceSpec
 from .device import device_of, float32_precision
-from .launch import Launch, common_constants, even, run, span, unit_axis, vectors
+from .launch import Launch, common_constants, even, plan_launch, run, span, unit_axis, vectors
 from .reduction import reduce_partials, workspace
 from .rows import batch_rows, merge_axes
 
@@ -69,7 +69,7 @@ def chain_launches(
         **common_constants(config, p.dtype, precision, (span(tensor, 2) for tensor in (p, q, r, out))),
     }
     grid = (batch * outer * -(-A // config["A"]) * -(-D // config["D"]), plan.splits)
-    launches = [Launch(chain_kernel, grid, arguments, config.num_warps, config.num_stages, plan)]
+    launches = [plan_launch(chain_kernel, grid, arguments, plan, device)]
     if partial is not None:
         rows, _ = batch_rows([], [out])
         launches.append(reduce_partials(partial, None, out, rows.inner, rows.strides[0], out.stride(-1)))

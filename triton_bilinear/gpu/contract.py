@@ -11,7 +11,7 @@ from ..kernels.project import contract_project_kernel
 from ..planning import ContractProblem, Plan, plan_contract
 from ..tuning.devices import DeviceSpec
 from .device import device_of, float32_precision
-from .launch import Launch, common_constants, even, run, span, unit_axis, vector_bytes, vectors
+from .launch import Launch, common_constants, even, plan_launch, run, span, unit_axis, vector_bytes, vectors
 from .reduction import reduce_partials, workspace
 from .rows import Rows, batch_rows
 
@@ -71,7 +71,7 @@ def contract_launches(
             "stride_op": out.stride(-1),
             "HAS_BIAS": bias is not None,
         }
-        return [_first_pass(u, v, weight, kept, rows, row_strides, plan, precision, out_arguments)]
+        return [_first_pass(u, v, weight, kept, rows, row_strides, plan, precision, device, out_arguments)]
     partial = workspace(out, plan.splits, rows.count, P)
     partial_arguments = {
         "bias_ptr": partial,
@@ -84,7 +84,7 @@ def contract_launches(
         "HAS_BIAS": False,
     }
     return [
-        _first_pass(u, v, weight, kept, rows, row_strides, plan, precision, partial_arguments),
+        _first_pass(u, v, weight, kept, rows, row_strides, plan, precision, device, partial_arguments),
         reduce_partials(partial, bias, out, rows.inner, row_strides[2], out.stride(-1)),
     ]
 
@@ -98,6 +98,7 @@ def _first_pass(
     row_strides: list[tuple[int, int]],
     plan: Plan,
     precision: str,
+    device: DeviceSpec,
     out_arguments: dict[str, Any],
 ) -> Launch:
     config = plan.config
@@ -147,4 +148,4 @@ def _first_pass(
             "KEEP": kept is not None,
         }
     grid = (-(-rows.count // config["B"]) * -(-P // config["P"]), plan.splits)
-    return Launch(kernel, grid, arguments, config.num_warps, config.num_stages, plan)
+    return plan_launch(kernel, grid, arguments, plan, device)

@@ -9,7 +9,18 @@ from ..planning import GradInputsProblem, Plan, holds_g, plan_grad_inputs
 from ..tuning.devices import DeviceSpec
 from .contract import contract_launches
 from .device import device_of, float32_precision
-from .launch import Launch, accumulator, common_constants, even, run, span, unit_axis, vector_bytes, vectors
+from .launch import (
+    Launch,
+    accumulator,
+    common_constants,
+    even,
+    plan_launch,
+    run,
+    span,
+    unit_axis,
+    vector_bytes,
+    vectors,
+)
 from .reduction import reduce_partials, workspace
 from .rows import Rows, batch_rows
 
@@ -49,9 +60,9 @@ def grad_inputs_launches(
         grad_y = contract_launches(g, x, weight.permute(2, 0, 1), None, out_y, None, device)
         return [*grad_x, *grad_y]
     if plan.order == ("l", "m", "n"):
-        return _joint(g, x, y, weight, out_x, out_y, rows, plan, precision)
+        return _joint(g, x, y, weight, out_x, out_y, rows, plan, precision, device)
     swapped = Rows(rows.count, rows.inner, tuple(rows.strides[i] for i in (0, 2, 1, 4, 3)))
-    return _joint(g, y, x, weight.transpose(1, 2), out_y, out_x, swapped, plan, precision)
+    return _joint(g, y, x, weight.transpose(1, 2), out_y, out_x, swapped, plan, precision, device)
 
 
 def _joint(
@@ -64,6 +75,7 @@ def _joint(
     rows: Rows,
     plan: Plan,
     precision: str,
+    device: DeviceSpec,
 ) -> list[Launch]:
     config = plan.config
     L, M, N = weight.shape
@@ -113,7 +125,7 @@ def _joint(
         **common_constants(config, g.dtype, precision, [*spans, span(weight, 3)]),
     }
     grid = (-(-rows.count // config["B"]) * plan.groups, plan.splits)
-    joint = Launch(grad_inputs_kernel, grid, arguments, config.num_warps, config.num_stages, plan)
+    joint = plan_launch(grad_inputs_kernel, grid, arguments, plan, device)
     return [joint, *reduce_x, *reduce_y]
 
 

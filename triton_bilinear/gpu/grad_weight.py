@@ -8,7 +8,7 @@ from ..kernels.grad_weight import grad_weight_kernel
 from ..planning import GradWeightProblem, Plan, plan_grad_weight
 from ..tuning.devices import DeviceSpec
 from .device import device_of, float32_precision
-from .launch import Launch, common_constants, even, run, span, vector_bytes, vectors
+from .launch import Launch, common_constants, even, plan_launch, run, span, vector_bytes, vectors
 from .reduction import reduce_partials, workspace
 from .rows import batch_rows
 
@@ -78,7 +78,7 @@ def grad_weight_launches(
         **common_constants(config, g.dtype, precision, [*spans, span(out, 3)]),
     }
     grid = (-(-P // config["P"]) * -(-Q // config["Q"]) * -(-R // config["R"]), plan.splits)
-    launches = [Launch(grad_weight_kernel, grid, arguments, config.num_warps, config.num_stages, plan)]
+    launches = [plan_launch(grad_weight_kernel, grid, arguments, plan, device)]
     if partial is not None:
         # Rows (p, q) of the result in two levels: q within p.
         row_strides = (target.stride(0), target.stride(1))

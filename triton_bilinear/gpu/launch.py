@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import gcd
 from typing import Any
 
@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..planning import Config, Plan
+from ..tuning.devices import DeviceSpec
 from .device import interpreting
 
 # An offset of so many elements needs 64 bits.
@@ -22,7 +23,7 @@ _WIDE = 2**31
 class Launch:
     """arguments: every argument of the kernel by name, compile-time constants included.
 
-    plan: the plan that it carries out; None for the second pass of a split.
+    plan: the plan that it carries out; None for the second pass of a split. options: of the compiler, beside these.
     """
 
     kernel: Any
@@ -31,13 +32,25 @@ class Launch:
     num_warps: int
     num_stages: int
     plan: Plan | None = None
+    options: Mapping[str, Any] = field(default_factory=lambda: {"enable_fp_fusion": True})
 
     def run(self) -> None:
         arguments = self.arguments
         if interpreting():
             # `vectors` relies on strides of 1 being constants of the launch, which they are not in the interpreter.
             arguments = {name: 1 if name.startswith("VEC_") else value for name, value in arguments.items()}
-        self.kernel[self.grid](**arguments, num_warps=self.num_warps, num_stages=self.num_stages, enable_fp_fusion=True)
+        self.kernel[self.grid](**arguments, num_warps=self.num_warps, num_stages=self.num_stages, **self.options)
+
+
+def plan_launch(
+    kernel: Any, grid: tuple[int, int], arguments: dict[str, Any], plan: Plan, device: DeviceSpec
+) -> Launch:
+    """The launch that carries out a plan on a device."""
+    options: dict[str, Any] = {"enable_fp_fusion": True}
+    if device.vendor == "nvidia":
+        # Left to itself, ptxas spills a little rather than pass the registers that one more block on the SM would need.
+        options["maxnreg"] = 255
+    return Launch(kernel, grid, arguments, plan.config.num_warps, plan.config.num_stages, plan, options)
 
 
 def run(launches: Iterable[Launch], where: Tensor) -> None:

@@ -59,7 +59,7 @@ def compile_request(launch: Launch, device: DeviceSpec) -> CompileRequest:
         launch.arguments,
         launch.num_warps,
         launch.num_stages,
-        options={"enable_fp_fusion": True},
+        options=launch.options,
         below_2gb=all(tensor.untyped_storage().nbytes() < _TWO_GB for tensor in tensors),
     )
 

@@ -8,7 +8,7 @@ from ..tuning.devices import DeviceSpec
 from .choice import choose, remembered
 from .config import Config
 from .cost import PROGRAM_INSTRUCTIONS, Estimate, Step, Work, estimate, tiles
-from .limits import legal
+from .limits import legal, reads
 from .menu import choices
 from .plan import MAX_WORKSPACE_BYTES, Plan, split_choices
 from .problem import ContractProblem, itemsize
@@ -33,20 +33,24 @@ def _candidates(problem: ContractProblem, device: DeviceSpec) -> Iterator[Plan]:
                 for splits in split_choices(steps, programs, device.sm_count):
                     partial = splits * problem.B * problem.P * max(4, itemsize(problem.dtype))
                     if splits == 1 or partial <= MAX_WORKSPACE_BYTES:
-                        predicted = _predict(problem, config, Q, R, splits, device)
+                        predicted = _predict(problem, config, tuple(order), splits, device)
                         yield Plan(config, tuple(order), splits, predicted)
 
 
-def _predict(problem: ContractProblem, config: Config, Q: int, R: int, splits: int, device: DeviceSpec) -> Estimate:
+def _predict(
+    problem: ContractProblem, config: Config, order: tuple[str, ...], splits: int, device: DeviceSpec
+) -> Estimate:
+    Q, R = (problem.Q, problem.R) if order == ("p", "q", "r") else (problem.R, problem.Q)
+    _, vector = reads(config, problem, order)
     item, accumulator = itemsize(problem.dtype), max(4, itemsize(problem.dtype))
     b, p, q, r = config["B"], config["P"], config["Q"], config["R"]
     outer = tiles(problem.B, b) * tiles(problem.P, p)
     if config.kernel == "khatri_rao":
-        step = Step(b, p, q * r, config.num_warps, b * q * r, problem.vector)
+        step = Step(b, p, q * r, config.num_warps, b * q * r, vector)
         steps, dots = -(-tiles(Q, q) * tiles(R, r) // splits), 0
         left_bytes = b * (q + r) * item
     else:
-        step = Step(b, p * r, q, config.num_warps, 0, problem.vector)
+        step = Step(b, p * r, q, config.num_warps, 0, vector)
         dots = -(-tiles(R, r) // splits)
         steps = dots * tiles(Q, q)
         left_bytes = b * q * item

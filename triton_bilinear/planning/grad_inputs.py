@@ -17,7 +17,7 @@ from .cost import (
     estimate,
     tiles,
 )
-from .limits import holds_g, legal
+from .limits import holds_g, legal, reads
 from .menu import choices
 from .plan import MAX_WORKSPACE_BYTES, Plan, cheapest, split_choices
 from .problem import ContractProblem, GradInputsProblem, itemsize
@@ -71,17 +71,19 @@ def _candidates(problem: GradInputsProblem, device: DeviceSpec) -> Iterator[Plan
                 for splits in split_choices(tiles(M, config["M"]), rows * groups, device.sm_count):
                     if splits > 1 and splits * problem.B * N * accumulator > MAX_WORKSPACE_BYTES:
                         continue
-                    predicted = _predict(problem, config, M, N, groups, splits, device)
+                    predicted = _predict(problem, config, tuple(order), groups, splits, device)
                     yield Plan(config, tuple(order), splits, predicted, groups)
 
 
 def _predict(
-    problem: GradInputsProblem, config: Config, M: int, N: int, groups: int, splits: int, device: DeviceSpec
+    problem: GradInputsProblem, config: Config, order: tuple[str, ...], groups: int, splits: int, device: DeviceSpec
 ) -> Estimate:
+    M, N = (problem.M, problem.N) if order == ("l", "m", "n") else (problem.N, problem.M)
     item, accumulator = itemsize(problem.dtype), max(4, itemsize(problem.dtype))
     b, depth, m, n = config["B"], config["L"], config["M"], config["N"]
     held = holds_g(config, problem.L)
-    step = Step(b, m * n, depth, config.num_warps, 0, problem.vector)
+    _, vector = reads(config, problem, order)
+    step = Step(b, m * n, depth, config.num_warps, 0, vector)
     n_tiles, m_tiles, l_tiles = -(-tiles(N, n) // groups), -(-tiles(M, m) // splits), tiles(problem.L, depth)
     epilogue = b * m * n * 4 / 32 + b * (m + n) / 8 + 40 * config.num_warps
     per_tile = l_tiles * step.instructions(device, problem.dtype, problem.precision) + epilogue

@@ -11,8 +11,8 @@ from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeigh
 # epilogue wants them all, and the others hold fragments of both operands in registers too.
 _REGISTERS = {
     "khatri_rao": {"mma": 110, "wgmma": 200, "tcgen05": 170},
-    "project": {"mma": 92, "wgmma": 130, "tcgen05": 100},
-    "grad_inputs": {"mma": 92, "wgmma": 140, "tcgen05": 100},
+    "project": {"mma": 92, "wgmma": 130, "tcgen05": 130},
+    "grad_inputs": {"mma": 92, "wgmma": 140, "tcgen05": 92},
     "grad_weight": {"mma": 130, "wgmma": 200, "tcgen05": 200},
     "chain": {"mma": 128, "wgmma": 128, "tcgen05": 128},
 }
@@ -99,7 +99,7 @@ def shared_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool = Fa
             return right * streamed + depth * (size["P"] + size["Q"]) * item * waiting
         case "grad_inputs" if held:
             # g stays; a step's tiles and the sums that change threads, or behind the steps dy, take turns in the rest.
-            sums = max(2048, rows * size["M"] * max(4, item))
+            sums = max(2048, rows * size["M"] * 2 * max(4, item))
             return rows * depth * item + max(right * streamed + sums, rows * size["N"] * max(4, item))
         case "chain":
             inner = size["E"] * (size["A"] + size["C"]) * item
@@ -119,10 +119,7 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
     asynchronous = device.architecture in ("sm_90", "sm_100") and problem.dtype != "float64"
     if asynchronous and product_shape(config)[0] < 64:
         return False  # 64 rows cost the asynchronous unit no more time than fewer rows cost the other one
-    vectors, unit = _reads(problem, order)
-    if not _keeps_vectors(config, unit, vectors[1] // itemsize(problem.dtype)):
-        return False
-    needed = registers(config, problem.dtype, vectors, held)
+    needed = registers(config, problem.dtype, reads(config, problem, order), held)
     if isinstance(problem, ContractProblem) and problem.keep:
         needed += accumulators(config, problem.dtype)  # stored in every step, each with an address
     if needed > _REGISTERS[config.kernel][matrix_unit(config, device, problem.dtype)]:
@@ -130,31 +127,31 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
     return shared_bytes(config, device, problem.dtype, held) <= device.shared_memory
 
 
-def _reads(problem: Problem, order: tuple[str, ...]) -> tuple[tuple[int, int], str]:
-    """The bytes of a load of the left and right operand, and the kernel's name of the weight's axis with vectors."""
+def reads(config: Config, problem: Problem, order: tuple[str, ...]) -> tuple[int, int]:
+    """The bytes in which the left and the right operand of the tile's product are read at a time."""
     match problem:
-        case ContractProblem():
-            return (problem.row_vector, problem.vector), _renamed(problem.unit, order, "pqr")
-        case GradInputsProblem():
-            return (problem.row_vector, problem.vector), _renamed(problem.unit, order, "lmn")
+        case ContractProblem() | GradInputsProblem():
+            axes = "pqr" if isinstance(problem, ContractProblem) else "lmn"
+            unit = axes[order.index(problem.unit)] if problem.unit else ""
+            item = itemsize(problem.dtype)
+            keeps = _keeps_vectors(config, unit, problem.vector // item)
+            return problem.row_vector, problem.vector if keeps else item
         case GradWeightProblem():
             p, q, r = (problem.vectors["pqr".index(axis)] for axis in order)
-            return (min(p, q), r), ""
+            return min(p, q), r
         case ChainProblem():
-            return (problem.vector, problem.vector), ""
-
-
-def _renamed(unit: str, order: tuple[str, ...], names: str) -> str:
-    return names[order.index(unit)] if unit else ""
+            return problem.vector, problem.vector
 
 
 def _keeps_vectors(config: Config, unit: str, run: int) -> bool:
-    """Whether a tile of the weight holds whole vectors (`run` elements) along the axis that they lie on."""
-    if unit == "":
-        return True
-    if config.kernel == "grad_inputs":
-        return unit != "m"
-    if config.kernel == "khatri_rao":
-        return unit != "q" and config[unit.upper()] >= run
-    # A flat tile (p, r) of several p is stored with r running fastest.
-    return config[unit.upper()] >= run and (unit != "p" or config["R"] == 1)
+    """Whether a tile holds whole vectors (`run` elements) along the weight's axis (the kernel's name) with stride 1."""
+    match config.kernel:
+        case _ if unit == "":
+            return False
+        case "grad_inputs":
+            return unit != "m"
+        case "khatri_rao":
+            return unit != "q" and config[unit.upper()] >= run
+        case _:
+            # A flat tile (p, r) is stored with r running fastest.
+            return unit != "p" and config[unit.upper()] >= run

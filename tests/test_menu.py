@@ -1,0 +1,314 @@
+"""Every kernel with every tile that a plan can have compiles for every architecture, and needs no more than there is.
+
+By default the plan that the planner chooses for a few problems; `pytest -m slow` compiles every candidate of every
+problem of the grid.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from triton_bilinear.gpu import launch as gpu_launch
+from triton_bilinear.gpu.chain import chain_launches
+from triton_bilinear.gpu.contract import contract_launches
+from triton_bilinear.gpu.grad_inputs import grad_inputs_launches
+from triton_bilinear.gpu.grad_weight import grad_weight_launches
+from triton_bilinear.inspection.compiled import compile_request
+from triton_bilinear.planning import (
+    ChainProblem,
+    ContractProblem,
+    GradInputsProblem,
+    GradWeightProblem,
+    Plan,
+    chain,
+    contract,
+    grad_inputs,
+    grad_weight,
+    plan_chain,
+    plan_contract,
+    plan_grad_inputs,
+    plan_grad_weight,
+)
+from triton_bilinear.planning.limits import legal, product_shape, shared_bytes
+from triton_bilinear.tuning.compiler import CompiledReport
+from triton_bilinear.tuning.devices import DeviceSpec, device_names, find_device
+from triton_bilinear.tuning.pool import CompilerPool
+from triton_bilinear.tuning.targets import expected_matrix_class, gpu_target, product_precisions
+
+GPUS = {
+    "sm_80": "NVIDIA A100-SXM4-80GB",
+    "sm_89": "NVIDIA GeForce RTX 4090",
+    "sm_90": "NVIDIA H100 80GB HBM3",
+    "sm_100": "NVIDIA B200",
+    "sm_120": "NVIDIA GeForce RTX 5090",
+    "gfx942": "AMD Instinct MI300X",
+    "gfx1100": "AMD Radeon RX 7900 XTX",
+}
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "fp64": torch.float64,
+}
+BEYOND_32_BITS = 2**31 + 2**12
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a problem's tensors lie in memory.
+
+    size: of every axis but the batch. levels: of the batch, whose rows cross an outer step where there are two.
+    features_first: rows are contiguous, features far apart. weight: the weight's axes as they are stored, the last with
+    stride 1. spread: the weight's first stored axis reaches beyond 2**31 elements.
+    """
+
+    size: int = 200
+    levels: int = 1
+    features_first: bool = False
+    weight: str = "lmn"
+    spread: bool = False
+
+    def rows(self, features: int, dtype: torch.dtype) -> Tensor:
+        if self.features_first:
+            return empty((features, 1000), dtype).T
+        return empty((1000, features), dtype) if self.levels == 1 else empty((125, 12, features), dtype)[:, :8]
+
+    def cube(self, sizes: dict[str, int], dtype: torch.dtype) -> Tensor:
+        stored = empty([sizes[axis] for axis in self.weight], dtype)
+        if self.spread:
+            strides = (BEYOND_32_BITS // (stored.shape[0] - 1) // 16 * 16, *stored.stride()[1:])
+            stored = torch.empty_strided(stored.shape, strides, dtype=dtype, device="meta")
+        return stored.permute([self.weight.index(axis) for axis in "lmn"])
+
+
+def empty(shape: tuple[int, ...] | list[int], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+LAYOUTS = {
+    "aligned": Layout(),
+    "half vectors": Layout(size=204, levels=2),
+    "quarter vectors": Layout(size=202),
+    "odd": Layout(size=201, levels=2),
+    "(M, N, L)": Layout(weight="mnl", levels=2),
+    "features first": Layout(features_first=True),
+    "small": Layout(size=24),
+    "wide": Layout(spread=True),
+    "wide and odd": Layout(size=201, spread=True),
+}
+
+
+def forward(layout: Layout, dtype: torch.dtype, device: DeviceSpec, plan: Plan | None) -> list[gpu_launch.Launch]:
+    n = layout.size
+    x, weight = layout.rows(n, dtype), layout.cube({"l": n, "m": n, "n": n}, dtype)
+    return contract_launches(x, layout.rows(n, dtype), weight, empty((n,), dtype), x, None, device, plan)
+
+
+def keep(layout: Layout, dtype: torch.dtype, device: DeviceSpec, plan: Plan | None) -> list[gpu_launch.Launch]:
+    n = layout.size
+    x, weight, out = layout.rows(n, dtype), layout.cube({"l": 2, "m": n, "n": n}, dtype), layout.rows(2, dtype)
+    kept = empty((*out.shape[:-1], 2, n), dtype)
+    return contract_launches(x, layout.rows(n, dtype), weight, None, out, kept, device, plan)
+
+
+def joint(layout: Layout, dtype: torch.dtype, device: DeviceSpec, plan: Plan | None) -> list[gpu_launch.Launch]:
+    n = layout.size
+    x, weight = layout.rows(n, dtype), layout.cube({"l": n, "m": n, "n": n}, dtype)
+    return grad_inputs_launches(x, x, x, weight, x, x, device, plan)
+
+
+def weight_gradient(
+    layout: Layout, dtype: torch.dtype, device: DeviceSpec, plan: Plan | None
+) -> list[gpu_launch.Launch]:
+    n = layout.size
+    x = layout.rows(n, dtype)
+    return grad_weight_launches(x, x, x, layout.cube({"l": n, "m": n, "n": n}, dtype), device, plan)
+
+
+def pairwise(layout: Layout, dtype: torch.dtype, device: DeviceSpec, plan: Plan | None) -> list[gpu_launch.Launch]:
+    n = layout.size
+    matrices = empty((2, 3, 2, n, n), dtype)
+    if layout.spread:
+        strides = (0, 0, 0, BEYOND_32_BITS // (n - 1) // 16 * 16, 1)
+        matrices = torch.empty_strided(matrices.shape, strides, dtype=dtype, device="meta")
+    matrices = matrices if layout.weight == "lmn" else matrices.mT
+    return chain_launches(matrices, matrices, matrices, None, empty((2, 3, n, n), dtype), device, plan)
+
+
+Build = Callable[[Layout, torch.dtype, DeviceSpec, Plan | None], list[gpu_launch.Launch]]
+# Each op: how it is launched, its planner as the launching module calls it, and that planner's candidates.
+OPS: dict[str, tuple[Build, str, Callable[..., Iterator[Plan]]]] = {
+    "forward": (forward, "contract.plan_contract", contract._candidates),
+    "keep": (keep, "contract.plan_contract", contract._candidates),
+    "grad_inputs": (joint, "grad_inputs.plan_grad_inputs", grad_inputs._candidates),
+    "grad_weight": (weight_gradient, "grad_weight.plan_grad_weight", grad_weight._candidates),
+    "pairwise": (pairwise, "chain.plan_chain", chain._candidates),
+}
+
+
+@contextmanager
+def allowing_tf32(dtype: str) -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def candidates(op: str, layout: Layout, dtype: torch.dtype, device: DeviceSpec) -> list[Plan]:
+    """The plans of a problem that compile to different kernels."""
+    build, planner, listed = OPS[op]
+    found: dict[tuple[object, ...], Plan] = {}
+
+    def collect(problem: object, device: DeviceSpec) -> Plan:
+        for plan in listed(problem, device):
+            found.setdefault((plan.config, plan.splits > 1), plan)
+        return next(iter(found.values()))
+
+    module, name = planner.split(".")
+    with mock.patch.dict(vars(__import__(f"triton_bilinear.gpu.{module}", fromlist=[name])), {name: collect}):
+        build(layout, dtype, device, None)
+    return list(found.values())
+
+
+def matrix_class(launch: gpu_launch.Launch, device: DeviceSpec, dtype: torch.dtype) -> str | None:
+    """The matrix instruction that the launch's product should become."""
+    assert launch.plan is not None
+    name = str(dtype).removeprefix("torch.")
+    rows = product_shape(launch.plan.config)[0]
+    precision = launch.arguments["PRECISION"]
+    return expected_matrix_class(device.architecture, name, precision, rows, launch.num_warps)
+
+
+def faults(launches: list[gpu_launch.Launch], device: DeviceSpec, dtype: torch.dtype, pool: CompilerPool) -> list[str]:
+    """What is wrong with each launch's compiled kernel."""
+    results = pool.compile_many([compile_request(launch, device) for launch in launches])
+    found = []
+    for launch, result in zip(launches, results, strict=True):
+        assert launch.plan is not None
+        name = f"{launch.plan.config} {''.join(launch.plan.order)} splits {launch.plan.splits}"
+        if not isinstance(result, CompiledReport):
+            found.append(f"{name}: {result.error}")
+            continue
+        if result.stack_bytes and device.vendor == "nvidia":
+            found.append(f"{name}: {result.stack_bytes} bytes of stack, {result.registers} registers")
+        if result.shared_bytes > device.shared_memory:
+            found.append(f"{name}: {result.shared_bytes} bytes of shared memory")
+        wanted = matrix_class(launch, device, dtype)
+        if wanted is not None and wanted not in result.matrix_classes:
+            found.append(f"{name}: no {wanted} but {result.matrix_instructions}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[CompilerPool]:
+    with CompilerPool() as pool:
+        yield pool
+
+
+CHOSEN = [
+    *((architecture, "bf16", "aligned") for architecture in GPUS),
+    *((architecture, "fp32", "half vectors") for architecture in ("sm_80", "sm_90", "gfx942")),
+    ("sm_90", "bf16", "odd"),
+    ("sm_80", "fp64", "aligned"),
+    ("sm_89", "tf32", "(M, N, L)"),
+]
+
+
+@pytest.mark.parametrize(("architecture", "dtype", "layout"), CHOSEN)
+def test_chosen_plans_compile(architecture: str, dtype: str, layout: str, pool: CompilerPool) -> None:
+    device, kind = find_device(GPUS[architecture]), DTYPES[dtype]
+    with allowing_tf32(dtype):
+        launches = [
+            launch
+            for build, _, _ in OPS.values()
+            for launch in build(LAYOUTS[layout], kind, device, None)
+            if launch.plan is not None
+        ]
+    assert faults(launches, device, kind, pool) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("architecture", GPUS)
+def test_every_candidate_compiles(architecture: str, op: str, dtype: str, layout: str, pool: CompilerPool) -> None:
+    device, kind = find_device(GPUS[architecture]), DTYPES[dtype]
+    with allowing_tf32(dtype):
+        plans = candidates(op, LAYOUTS[layout], kind, device)
+        launches = [OPS[op][0](LAYOUTS[layout], kind, device, plan)[0] for plan in plans]
+    assert plans
+    assert faults(launches, device, kind, pool) == []
+
+
+def test_shared_memory_is_what_the_model_says(pool: CompilerPool) -> None:
+    """Never less than the compiler needs, and not much more."""
+    for architecture in ("sm_80", "sm_90", "sm_100"):
+        device = find_device(GPUS[architecture])
+        for op, (build, _, _) in OPS.items():
+            plans = candidates(op, LAYOUTS["aligned"], torch.bfloat16, device)
+            largest = max(plans, key=lambda plan: shared_bytes(plan.config, device, "bfloat16"))
+            (launch, *_) = build(LAYOUTS["aligned"], torch.bfloat16, device, largest)
+            (result,) = pool.compile_many([compile_request(launch, device)])
+            assert isinstance(result, CompiledReport), result
+            held = bool(launch.arguments.get("HOLD_G"))
+            predicted = shared_bytes(largest.config, device, "bfloat16", held)
+            assert result.shared_bytes <= predicted + 300, (architecture, largest.config)
+            assert predicted <= 1.35 * result.shared_bytes, (architecture, largest.config)
+
+
+# Plans without compiling ----------------------------------------------------------------------------------------------
+
+
+def random_problems(device: DeviceSpec, count: int) -> Iterator[tuple[Callable[..., Plan | None], object]]:
+    """Problems of every kind, sizes from 1 to a million rows, any dtype, unit and vectors."""
+    draw = random.Random(0)
+    precisions = product_precisions(device.architecture)
+    for _ in range(count):
+        dtype, precision = draw.choice(
+            [("bfloat16", "ieee"), ("float16", "ieee"), ("float64", "ieee")]
+            + [("float32", precision) for precision in precisions]
+        )
+        item = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}[dtype]
+        width = lambda item=item: draw.choice([v for v in (2, 4, 8, 16) if v >= item])  # noqa: E731
+        size = lambda: draw.choice([1, 2, 7, 16, 39, 64, 180, 256, 800])  # noqa: E731
+        rows = draw.choice([1, 3, 16, 100, 5000, 200000, 1000000])
+        common = (rows, size(), size(), size(), dtype, precision)
+        unit = draw.choice(["", "a", "b", "c"])
+        names = {"": ("", ""), "a": ("p", "l"), "b": ("q", "m"), "c": ("r", "n")}[unit]
+        vector = width() if unit else item
+        yield plan_contract, ContractProblem(*common, names[0], vector, width(), draw.random() < 0.3)
+        yield plan_grad_inputs, GradInputsProblem(*common, names[1], vector, width())
+        yield plan_grad_weight, GradWeightProblem(*common, (width(), width(), width()))
+        yield plan_chain, ChainProblem(size(), size(), size(), size(), size(), size(), dtype, precision, width())
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_problem_has_a_legal_plan(name: str) -> None:
+    device = find_device(name)
+    for planner, problem in random_problems(device, 40):
+        plan = planner(problem, device)
+        if plan is None:
+            assert isinstance(problem, GradInputsProblem)
+            continue
+        assert legal(plan.config, device, problem, plan.order), (problem, plan)
+        assert plan.estimate.seconds > 0
+
+
+def test_targets_of_the_grid_are_those_of_the_devices() -> None:
+    for architecture, name in GPUS.items():
+        assert find_device(name).architecture == architecture
+        gpu_target(architecture)
