@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..tuning import store
 from ..tuning.devices import DeviceSpec
 from .config import SEPARATE
 from .limits import accumulators, shared_bytes
 from .plan import Plan, cheapest
 from .problem import Problem
+
+# The store reads and writes this package's data, and builds on it: it is imported where it is asked.
+if TYPE_CHECKING:
+    from ..tuning.store import Stored
 
 _Planner = TypeVar("_Planner", bound=Callable[..., Any])
 
@@ -30,6 +32,8 @@ def remembered(planner: _Planner) -> _Planner:
 
 def forget_plans() -> None:
     """Plan everything anew, from the files of stored configs as they are now, and without what devices refused."""
+    from ..tuning import store
+
     _refused.clear()
     store.forget()
     _forget()
@@ -60,16 +64,18 @@ def choose(
 
 def _stored(problem: Problem, device: DeviceSpec, plans: list[Plan]) -> Plan | None:
     """The first stored entry that is one of the plans, with as many splits and groups as this problem allows."""
+    from ..tuning import store
+
     for found in store.lookup(problem, device):
         same = [plan for plan in plans if (plan.config, plan.order) == (found.config, found.order)]
         if same:
             return replace(_nearest(same, found), origin=found.origin, source=found.source)
         if found.problem == problem:
-            warnings.warn(f"{found.source}: not used: {found.config} is no plan for {problem}", stacklevel=2)
+            store.report(f"{found.source}: not used: {found.config} is no plan for {problem}")
     return None
 
 
-def _nearest(plans: list[Plan], found: store.Stored) -> Plan:
+def _nearest(plans: list[Plan], found: Stored) -> Plan:
     """By splits and groups."""
     return min(
         plans, key=lambda plan: abs(math.log(plan.splits / found.splits)) + abs(math.log(plan.groups / found.groups))
