@@ -32,6 +32,14 @@ _PLAIN = frozenset(
 )
 
 
+def _in_forward_mode(plain: bool) -> bool:
+    """Whether a tensor may carry a tangent: it need not require grad for that.
+
+    A graph that torch.compile made of torch.func's forward mode enters its levels without forward_ad's knowledge.
+    """
+    return forward_ad._current_level >= 0 or (not plain and _C._functorch.peek_interpreter_stack() is not None)
+
+
 def _sum(terms: Sequence[MaybeTensor]) -> MaybeTensor:
     """The sum of the terms that are there."""
     total: MaybeTensor = None
@@ -317,7 +325,7 @@ def _differentiable(
         ctx.save_for_backward(*saved)
         ctx.options = args[tensors:]
         ctx.set_materialize_grads(False)
-        if forward_ad._current_level >= 0:
+        if _in_forward_mode(plain=call is kernel):
             ctx.save_for_forward(*args[:factors])
         return result
 
@@ -347,8 +355,7 @@ def _differentiable(
         keys = keyset & _C._after_autograd_keyset
         plain = keys.raw_repr() in _PLAIN
         call = kernel if plain else partial(below_autograd, keys, grad, _C._is_fwd_grad_enabled())
-        # A tensor with a tangent need not require grad; it can only be there inside a level of forward mode.
-        if not (grad and _C._any_requires_grad(*args)) and forward_ad._current_level < 0:
+        if not (grad and _C._any_requires_grad(*args)) and not _in_forward_mode(plain):
             return call(*args)
         if plain:
             return apply(call, *args)
