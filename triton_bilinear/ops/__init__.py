@@ -1,10 +1,10 @@
 """The torch ops under triton_bilinear: opaque, and closed under differentiation of any order.
 
-`library` defines and runs them; `derivatives`, `batching` and `flops` teach torch their gradients and tangents, their
-vmap rules, and their cost.
+`library` defines and runs them; `derivatives`, `batching`, `sharding` and `flops` teach torch their gradients and
+tangents, their vmap rules, their sharding over several devices, and their cost.
 """
 
-from . import batching, derivatives, flops
+from . import batching, derivatives, flops, sharding
 from .library import (
     contract,
     contract_keep,
@@ -26,4 +26,5 @@ __all__ = [
     "pairwise",
     "pairwise_grad_weight",
     "pairwise_grad_x",
+    "sharding",
 ]

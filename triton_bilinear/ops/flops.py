@@ -6,17 +6,15 @@ one contraction). A pairwise product is two matrix products, in the cheaper of t
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from math import prod
 from types import ModuleType
 from typing import Any
 
 import torch
 
-_COUNTER = "torch.utils.flop_counter"
+from .importing import when_imported
+
 Shape = Sequence[int]
 
 
@@ -72,36 +70,6 @@ def _register(counter: ModuleType) -> None:
         counter.register_flop_formula(getattr(torch.ops.triton_bilinear, name))(formula)
 
 
-class _WhenImported(MetaPathFinder, Loader):
-    """Registers the formulas once torch's counter is imported, by whoever first does.
-
-    Importing it ourselves would import triton, and that would settle whether triton interprets or compiles its own
-    library before the user had the chance to say so (TRITON_INTERPRET).
-    """
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != _COUNTER:
-            return None
-        sys.meta_path.remove(self)
-        spec = PathFinder.find_spec(name, path)
-        if spec is not None and spec.loader is not None:
-            self.loader, spec.loader = spec.loader, self
-        return spec
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self.loader.exec_module(module)
-        _register(module)
-
-
-def register() -> None:
-    """Have FlopCounterMode count our ops."""
-    if _COUNTER in sys.modules:
-        _register(sys.modules[_COUNTER])
-    else:
-        sys.meta_path.insert(0, _WhenImported())
-
-
-register()
+# Importing the counter ourselves would import triton, and that would settle whether triton interprets or compiles its
+# own library before the user had the chance to say so (TRITON_INTERPRET).
+when_imported("torch.utils.flop_counter", _register)
