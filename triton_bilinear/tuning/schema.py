@@ -155,8 +155,8 @@ def _plain(entry: Entry) -> dict[str, Any]:
 
 
 def _size_names(kind: type[Problem]) -> tuple[str, ...]:
-    hints = get_type_hints(kind)
-    return tuple(name for name, hint in hints.items() if hint is int and not name.endswith("vector"))
+    # Annotations are strings in planning.problem.
+    return tuple(field.name for field in fields(kind) if field.type == "int" and not field.name.endswith("vector"))
 
 
 def _serves(problem: Problem, data: Any) -> dict[str, tuple[int, int]]:

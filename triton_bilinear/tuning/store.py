@@ -129,14 +129,18 @@ def read_folder(folder: Path) -> tuple[ConfigFile, ...]:
     except OSError as error:
         report(f"{folder} is not used: {error.strerror}")
         return ()
-    return tuple(file for path in paths for file in _read(path))
+    return tuple(file for path in paths if (file := read_config_file(path)) is not None)
 
 
-def _read(path: Path) -> Iterator[ConfigFile]:
+def read_config_file(path: Path) -> ConfigFile | None:
+    """The file; None where there is none (any more), or none that can be understood, which is reported."""
     try:
-        yield ConfigFile(path, *read_file(path.read_text(encoding="utf-8")))
+        return ConfigFile(path, *read_file(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, RecursionError) as error:
         report(f"{path} is not used: {error}")
+        return None
 
 
 def _match(gpu: Gpu, device: DeviceSpec) -> int | None:
