@@ -37,12 +37,12 @@ class StepLaunch:
     @property
     def origin(self) -> str:
         """Where the op's plan comes from: "measured", "predicted" or "safe"."""
-        return getattr(self.op.plan, "origin", "predicted")
+        return self.op.plan.origin
 
     @property
     def bytes_moved(self) -> int:
         """Bytes through device memory by the planner's model, second passes included and counted with the product."""
-        return round(self.op.plan.estimate.dram * self.device.memory_bandwidth) if self.first else 0
+        return round(self.op.plan.estimate.dram_bytes) if self.first else 0
 
 
 def step_launches(problem: StepProblem, device: DeviceSpec) -> list[StepLaunch]:

@@ -27,9 +27,9 @@ class OpExplanation:
 
     name: see `step.StepOp`. by: "triton", or "torch" where torch's own ops compute it (then plan, origin, limit and
     predicted_seconds are None and terms is empty). launches: how many. plan: kernel, tile, order, splits, groups,
-    warps and stages. origin: "measured", "predicted" or "safe". source: the file that the plan comes from, or the cost
-    model. floor_arithmetic_seconds, floor_bytes_seconds: useful FLOPs over the full rate, and every operand once over
-    the full bandwidth. terms: of the prediction, in seconds. limit: the largest of them.
+    warps and stages. origin: "measured", "predicted" or "safe". source: the file that the plan comes from, "cost
+    model", or why it is safe. floor_arithmetic_seconds, floor_bytes_seconds: useful FLOPs over the full rate, and every
+    operand once over the full bandwidth. terms: of the prediction, in seconds. limit: the largest of them.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Explanation:
     """A step of a layer on a GPU; `str` says it in words, `as_dict` as plain data. All times are predicted."""
 
     gpu: str
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     dtype: str
     precision: str
     ops: tuple[OpExplanation, ...]
@@ -105,7 +105,7 @@ class Explanation:
 def explain_op(op: StepOp, problem: StepProblem, device: DeviceSpec, precision: str) -> OpExplanation:
     """What is known of one op of the step."""
     dtype = str(problem.dtype).removeprefix("torch.")
-    flops = problem.unit if op.launches else 0
+    flops = problem.useful_flops(op.name) if op.launches else 0
     floors = floor_seconds(device, dtype, precision, flops, problem.minimum_bytes(op.name, op.keeps))
     if not op.launches:
         return OpExplanation(op.name, "torch", 0, None, None, None, *floors, None, {}, None)
@@ -116,8 +116,8 @@ def explain_op(op: StepOp, problem: StepProblem, device: DeviceSpec, precision: 
         by="triton",
         launches=len(op.launches),
         plan={**config_record(first), "num_warps": first.num_warps, "num_stages": first.num_stages},
-        origin=getattr(plan, "origin", "predicted"),
-        source=getattr(plan, "source", "cost model"),
+        origin=plan.origin,
+        source=plan.source,
         floor_arithmetic_seconds=floors[0],
         floor_bytes_seconds=floors[1],
         predicted_seconds=plan.estimate.seconds,

@@ -73,7 +73,7 @@ def issue_ratio(report: CompiledReport, work: LaunchWork, device: DeviceSpec, dt
     if device.vendor != "nvidia" or not report.matrix_instructions:
         return None
     rate = matrix_rate(device, dtype, work.precision) / (device.sm_count * device.clock_hz)
-    matrix_cycles = work.products_per_program * work.product_flops / rate
+    matrix_cycles = work.mma_flops_per_program / rate
     return issued(report, work).total * report.num_warps / ISSUE_SLOTS / matrix_cycles
 
 

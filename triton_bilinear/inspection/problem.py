@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from ..functional import bilinear, pairwise_bilinear
 
 GRADIENTS = ("x", "y", "weight", "bias")
 
@@ -29,52 +33,94 @@ class StepProblem:
     shape: (B, L, M, N). gradients: which of "x", "y", "weight" and "bias" are wanted; none is the forward pass alone.
     """
 
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     dtype: torch.dtype
     bias: bool = True
     gradients: tuple[str, ...] = GRADIENTS
 
+    names: ClassVar[str] = "BLMN"
+    function: ClassVar[Callable[..., Tensor]] = staticmethod(bilinear)
+
     def __post_init__(self) -> None:
-        if len(self.shape) != 4 or not all(isinstance(size, int) and size > 0 for size in self.shape):
-            raise ValueError(f"expected a shape of four positive sizes (B, L, M, N), got {self.shape}")
+        if len(self.shape) != len(self.names) or not all(isinstance(size, int) and size > 0 for size in self.shape):
+            raise ValueError(f"expected a shape of positive sizes ({', '.join(self.names)}), got {self.shape}")
         if self.dtype not in DTYPES.values():
             raise ValueError(f"expected float16, bfloat16, float32 or float64, got {self.dtype}")
         unknown = set(self.gradients) - set(GRADIENTS)
         if unknown:
             raise ValueError(f"expected gradients of {', '.join(GRADIENTS)}, got {', '.join(sorted(unknown))}")
 
-    @property
-    def unit(self) -> int:
-        """FLOPs of one contraction of the family."""
-        B, L, M, N = self.shape
-        return 2 * B * L * M * N
-
     def tensors(self) -> dict[str, Tensor]:
-        """Dense arguments of `bilinear`, by name, without storage."""
+        """Dense arguments of `function`, by name, without storage."""
+        return {
+            name: torch.empty(size, dtype=self.dtype, device="meta")
+            for name, size in self.sizes().items()
+            if name != "out" and (self.bias or name != "bias")
+        }
+
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """The axes of "x", "y", "weight", "bias" and "out", the result."""
         B, L, M, N = self.shape
-        sizes: dict[str, tuple[int, ...]] = {"x": (B, M), "y": (B, N), "weight": (L, M, N)}
-        if self.bias:
-            sizes["bias"] = (L,)
-        return {name: torch.empty(size, dtype=self.dtype, device="meta") for name, size in sizes.items()}
+        return {"x": (B, M), "y": (B, N), "weight": (L, M, N), "bias": (L,), "out": (B, L)}
+
+    def useful_flops(self, op: str) -> int:
+        """FLOPs of an op's products without padding. See `step.StepOp` for its name."""
+        B, L, M, N = self.shape
+        return 0 if op == "grad_bias" else 2 * B * L * M * N
+
+    def least_flops(self) -> int:
+        """Useful FLOPs of all that is wanted, the gradients of x and y by one product."""
+        inputs = bool({"x", "y"} & set(self.gradients))
+        return (1 + inputs + self.wants("weight")) * self.useful_flops("forward")
 
     def minimum_bytes(self, op: str, keeps: bool = False) -> int:
         """Bytes of what an op of the step reads and writes, each once. See `step.StepOp` for its name and keeps."""
-        B, L, M, N = self.shape
-        weight, layer, bias = L * M * N, B * (L + M + N), L if self.bias else 0
-        kept = B * L * (N if self.wants("y") else M)
+        count = {name: prod(size) for name, size in self.sizes().items()}
+        x, y, out, weight, bias = (count[name] for name in ("x", "y", "out", "weight", "bias"))
+        layer = x + y + out + weight
         elements = {
-            "forward": layer + weight + bias + (kept if keeps else 0),
-            "grad_inputs": layer + B * (M + N) + weight,
-            "grad_x": B * (L + M) + kept if keeps else layer + weight,
-            "grad_y": B * (L + N) + kept if keeps else layer + weight,
-            "grad_weight": layer + weight,
-            "grad_bias": B * L + L,
+            "forward": layer + (bias if self.bias else 0),
+            "grad_inputs": layer + x + y,
+            "grad_x": layer,
+            "grad_y": layer,
+            "grad_weight": layer,
+            "grad_bias": out + bias,
         }
+        if keeps:
+            kept = out * self.shape[-1 if self.wants("y") else -2]
+            elements["forward"] += kept
+            elements |= {"grad_x": x + out + kept, "grad_y": y + out + kept}
         return elements[op] * self.dtype.itemsize
 
     def wants(self, *names: str) -> bool:
         """Whether all these gradients are wanted."""
         return set(names) <= set(self.gradients)
+
+
+@dataclass(frozen=True)
+class PairwiseProblem(StepProblem):
+    """A step of `Z[b, l, s, t] = x[b, s]^T A[l] y[b, t] + c[l]` over dense tensors. shape: (B, S, T, L, M, N)."""
+
+    names: ClassVar[str] = "BSTLMN"
+    function: ClassVar[Callable[..., Tensor]] = staticmethod(pairwise_bilinear)
+
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        B, S, T, L, M, N = self.shape
+        return {"x": (B, S, M), "y": (B, T, N), "weight": (L, M, N), "bias": (L,), "out": (B, L, S, T)}
+
+    def useful_flops(self, op: str) -> int:
+        """Of both products of an op, one after the other."""
+        B, S, T, L, M, N = self.shape
+        products = {
+            "forward": S * N * (M + T),
+            "grad_x": S * N * (M + T),
+            "grad_y": T * M * (N + S),
+            "grad_weight": M * T * (S + N),
+        }
+        return 2 * B * L * products.get(op, 0)
+
+    def least_flops(self) -> int:
+        return sum(self.useful_flops(op) for op in ("forward", *(f"grad_{name}" for name in self.gradients)))
 
 
 def parse_shape(text: str) -> tuple[int, int, int, int]:

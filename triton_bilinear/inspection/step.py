@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import ops
-from ..functional import bilinear
+from ..gpu.chain import chain_launches
 from ..gpu.contract import contract_launches
 from ..gpu.grad_inputs import grad_inputs_launches
 from ..gpu.grad_weight import grad_weight_launches
 from ..gpu.launch import Launch
+from ..ops.library import pairwise_grad_weight_operands, pairwise_grad_x_operands, pairwise_operands
 from ..planning import Plan
 from ..tuning.devices import DeviceSpec
 from .problem import StepProblem
@@ -58,10 +59,11 @@ def step_ops(problem: StepProblem, device: DeviceSpec, like: Mapping[str, Tensor
     found = [StepOp("forward", *_launches(calls[0], device))]
     for call in calls[1:]:
         launches, _ = _launches(call, device)
-        if call.op is ops.grad_weight:
+        if call.op in (ops.grad_weight, ops.pairwise_grad_weight):
             found.append(StepOp("grad_weight", launches))
-        elif call.op is ops.contract:
-            found.append(StepOp("grad_x" if problem.wants("x") else "grad_y", launches))
+        elif call.op in (ops.contract, ops.pairwise_grad_x):
+            of_x = problem.wants("x") and found[-1].name != "grad_x"
+            found.append(StepOp("grad_x" if of_x else "grad_y", launches))
         elif StepOp("", launches).plan.config.kernel == "grad_inputs":
             found.append(StepOp("grad_inputs", launches))
         else:
@@ -101,7 +103,7 @@ def _record(problem: StepProblem, like: Mapping[str, Tensor]) -> list[_Call]:
     }
     wanted = [tensor.requires_grad_() for name, tensor in tensors.items() if problem.wants(name)]
     with torch.enable_grad(), _Recorder() as recorder:
-        out = bilinear(tensors["x"], tensors["y"], tensors["weight"], tensors.get("bias"))
+        out = problem.function(tensors["x"], tensors["y"], tensors["weight"], tensors.get("bias"))
         if wanted:
             torch.autograd.grad(out, wanted, torch.empty_like(out))
     return recorder.calls
@@ -132,11 +134,29 @@ def _grad_weight(call: _Call, device: DeviceSpec) -> list[Launch]:
     return grad_weight_launches(g, x, y, call.result, device)
 
 
+def _pairwise(call: _Call, device: DeviceSpec) -> list[Launch]:
+    x, y, weight, bias = call.arguments
+    return chain_launches(*pairwise_operands(x, y, weight, bias, call.result), device)
+
+
+def _pairwise_grad_x(call: _Call, device: DeviceSpec) -> list[Launch]:
+    g, y, weight = call.arguments
+    return chain_launches(*pairwise_grad_x_operands(g, y, weight, call.result), device)
+
+
+def _pairwise_grad_weight(call: _Call, device: DeviceSpec) -> list[Launch]:
+    g, x, y = call.arguments
+    return chain_launches(*pairwise_grad_weight_operands(g, x, y, call.result), device)
+
+
 _LAUNCHES: dict[Any, Callable[[_Call, DeviceSpec], list[Launch]]] = {
     ops.contract: _contract,
     ops.contract_keep: _contract_keep,
     ops.grad_inputs: _grad_inputs,
     ops.grad_weight: _grad_weight,
+    ops.pairwise: _pairwise,
+    ops.pairwise_grad_x: _pairwise_grad_x,
+    ops.pairwise_grad_weight: _pairwise_grad_weight,
 }
 
 

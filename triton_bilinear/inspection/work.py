@@ -20,9 +20,10 @@ from ..gpu.launch import Launch
 class LaunchWork:
     """Work of a launch, all programs together unless said otherwise.
 
-    programs: of the grid. trips: of a full program's loops, outermost first. products: matrix products of tiles.
-    product_flops: of one of them. loaded_bytes, stored_bytes: tiles of global memory read and written, through every
-    cache, padding included. precision: of float32 products.
+    programs: of the grid. trips: of a full program's loops, outermost first. products: matrix products of tiles in the
+    innermost loop. product_flops: of one of them. closing_flops: of one more product at the end of each trip of the
+    loop around it, where there is one. loaded_bytes, stored_bytes: tiles of global memory read and written, through
+    every cache, padding included. precision: of float32 products.
     """
 
     programs: int
@@ -31,17 +32,21 @@ class LaunchWork:
     product_flops: int
     loaded_bytes: int
     stored_bytes: int
+    closing_flops: int = 0
     precision: str = "ieee"
 
     @property
     def mma_flops(self) -> int:
         """FLOPs of all products. A tf32x3 product, which the matrix unit makes of three, counts once."""
-        return self.products * self.product_flops
+        return self._flops(self.products)
 
     @property
-    def products_per_program(self) -> int:
-        """Of a full program."""
-        return prod(self.trips) if self.products else 0
+    def mma_flops_per_program(self) -> int:
+        """FLOPs of a full program's products."""
+        return self._flops(prod(self.trips)) if self.products else 0
+
+    def _flops(self, products: int) -> int:
+        return products * self.product_flops + products // self.trips[-1] * self.closing_flops
 
 
 def launch_work(launch: Launch) -> LaunchWork:
@@ -131,6 +136,22 @@ def _grad_weight(launch: Launch) -> LaunchWork:
     )
 
 
+def _chain(launch: Launch) -> LaunchWork:
+    a, (outer, splits) = launch.arguments, launch.grid
+    rows, middle, columns, depth = _blocks(launch, "ACDE")
+    steps, depths = outer * a["K"] * _tiles(a["C"], middle), _tiles(a["E"], depth)
+    elements = steps * (depths * depth * (rows + middle) + middle * columns)
+    return LaunchWork(
+        programs=outer * splits,
+        trips=(a["steps_per_split"], depths),
+        products=steps * depths,
+        product_flops=2 * rows * middle * depth,
+        closing_flops=2 * rows * middle * columns,
+        loaded_bytes=elements * _item(a["p_ptr"]) + (outer * _item(a["bias_ptr"]) if a["HAS_BIAS"] else 0),
+        stored_bytes=outer * splits * rows * columns * _item(a["out_ptr"]),
+    )
+
+
 def _reduce(launch: Launch) -> LaunchWork:
     a, (programs, _) = launch.arguments, launch.grid
     b, p = _blocks(launch, "BP")
@@ -150,5 +171,6 @@ _COUNTS: dict[str, Callable[[Any], LaunchWork]] = {
     "contract_project_kernel": _project,
     "grad_inputs_kernel": _grad_inputs,
     "grad_weight_kernel": _grad_weight,
+    "chain_kernel": _chain,
     "reduce_partials_kernel": _reduce,
 }
