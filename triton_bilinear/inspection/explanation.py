@@ -25,8 +25,8 @@ _LIMITS = {
 class OpExplanation:
     """One op of a step. Times are predicted, in seconds; no GPU has measured them.
 
-    name: see `step.StepOp`. by: "triton", or "torch" where torch's own ops compute it (then plan, origin, limit and
-    predicted_seconds are None and terms is empty). launches: how many. plan: kernel, tile, order, splits, groups,
+    name: see `step.StepOp`. by: "triton", or "torch" where torch's own ops compute it (then plan, origin, source, limit
+    and predicted_seconds are None and terms is empty). launches: how many. plan: kernel, tile, order, splits, groups,
     warps and stages. origin: "measured", "predicted" or "safe". source: the file that the plan comes from, "cost
     model", or why it is safe. floor_arithmetic_seconds, floor_bytes_seconds: useful FLOPs over the full rate, and every
     operand once over the full bandwidth. terms: of the prediction, in seconds. limit: the largest of them.
