@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from triton_bilinear.commands.progress import advance, progress
 from triton_bilinear.inspection.compiled import StepLaunch, compile_launches, step_launches
 from triton_bilinear.inspection.manifest import record
-from triton_bilinear.inspection.problem import StepProblem
+from triton_bilinear.inspection.problem import PairwiseProblem, StepProblem
 from triton_bilinear.tuning.compiler import CompileFailure, CompileResult
 from triton_bilinear.tuning.devices import find_device
 from triton_bilinear.tuning.pool import CompilerPool
@@ -51,6 +51,7 @@ CASES = (
             (16, 256, 512, 512),
         )
     ),
+    *((gpu, PairwiseProblem((16, 64, 64, 48, 128, 128), torch.bfloat16)) for gpu in (A100, H100)),
     (A100, StepProblem((512, 128, 128, 128), torch.float32)),
     (A100, StepProblem((512, 64, 64, 64), torch.float64)),
 )
@@ -88,8 +89,8 @@ def measure(cases: Sequence[tuple[str, StepProblem]]) -> dict[str, Counts]:
 def step_counts(launches: Sequence[StepLaunch], results: Sequence[CompileResult]) -> Counts:
     """The counts of one step: its totals, and those of each kernel by op and pass.
 
-    mma_over_units: FLOPs of all products of tiles over those of a contraction for each wanted quantity (the forward
-    pass, x and y together, the weight), so 1 is a step without padding or repetition. bytes_over_minimum: bytes through
+    mma_over_least: FLOPs of all products of tiles over the least that a step can do with (three contractions, for all
+    gradients), so 1 is a step without padding or repetition. bytes_over_minimum: bytes through
     device memory, by the planner's model, over those of every op's own tensors. tile_bytes_over_minimum: bytes of all
     tiles through the caches over the same. A kernel that does not compile has an "error" and no counts.
     """
@@ -103,11 +104,10 @@ def step_counts(launches: Sequence[StepLaunch], results: Sequence[CompileResult]
         records.append(record(each, result))
         kernels[name] = _kernel_counts(records[-1])
     problem = launches[0].problem
-    quantities = 1 + bool({"x", "y"} & set(problem.gradients)) + problem.wants("weight")
     minimum = sum(row["bytes_min"] for row in records)
     return {
         "launches": len(launches),
-        "mma_over_units": _rounded(sum(row["mma_flops"] for row in records), quantities * problem.unit),
+        "mma_over_least": _rounded(sum(row["mma_flops"] for row in records), problem.least_flops()),
         "bytes_over_minimum": _rounded(sum(row["bytes_moved"] for row in records), minimum),
         "tile_bytes_over_minimum": _rounded(sum(row["bytes_loaded"] + row["bytes_stored"] for row in records), minimum),
         "kernels": kernels,

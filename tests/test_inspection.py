@@ -13,13 +13,14 @@ from conftest import INTERPRETED
 from instrument import counted
 from standin import TensorArgument, run_standin
 
+from triton_bilinear.gpu.chain import chain_launches
 from triton_bilinear.gpu.contract import contract_launches
 from triton_bilinear.gpu.grad_inputs import grad_inputs_launches
 from triton_bilinear.gpu.grad_weight import grad_weight_launches
 from triton_bilinear.gpu.launch import Launch, run
 from triton_bilinear.inspection.compiled import compile_launches, compile_request, parameters, step_launches
 from triton_bilinear.inspection.issue import issue_ratio, issued, loop_trips
-from triton_bilinear.inspection.problem import GRADIENTS, StepProblem, parse_dtype, parse_shape
+from triton_bilinear.inspection.problem import GRADIENTS, PairwiseProblem, StepProblem, parse_dtype, parse_shape
 from triton_bilinear.inspection.step import step_ops
 from triton_bilinear.inspection.work import LaunchWork, launch_work
 from triton_bilinear.planning import Plan
@@ -94,7 +95,7 @@ def test_work_is_what_an_interpreted_launch_does(op, tile, order, splits, groups
             assert (work.loaded_bytes, work.stored_bytes) == traffic
         else:  # a second pass, whose tile of 64 columns is half empty here
             assert (work.loaded_bytes, work.stored_bytes) == (2 * traffic[0], 2 * traffic[1])
-        assert work.products <= work.programs * work.products_per_program
+        assert work.mma_flops <= work.programs * work.mma_flops_per_program
 
 
 @interpreted
@@ -103,6 +104,25 @@ def test_padding_is_work(op, tile, order, splits, groups):
     for work, count in run_counted(op, tile, order, splits, groups, (17, 20, 5, 33)):
         assert (work.products, work.mma_flops) == (count.dots, count.dot_flops)
         assert work.loaded_bytes + work.stored_bytes >= count.loaded_bytes + count.stored_bytes
+
+
+@interpreted
+@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("sizes", [(2, 2, 3, 32, 32, 16, 32), (1, 2, 3, 17, 20, 5, 33)])
+def test_work_of_a_chain_is_what_an_interpreted_launch_does(splits, sizes):
+    batch, outer, K, A, E, C, D = sizes
+    p, q, r = (torch.zeros(batch, outer, K, *matrix) for matrix in ((A, E), (E, C), (C, D)))
+    estimate = step_ops(StepProblem((64, 32, 32, 32), torch.float32), A100)[0].plan.estimate
+    plan = Plan(config("chain", 4, 2, A=16, C=16, D=16, E=16), tuple("acde"), splits, estimate)
+    out = torch.empty(batch, outer, A, D)
+    launches = chain_launches(p, q, r, torch.zeros(outer), out, A100, plan)
+    with counted() as counts:
+        run(launches, out)
+    work, count = launch_work(launches[0]), counts.launches[0]
+    assert work.programs == count.grid[0] * count.grid[1]
+    assert work.mma_flops == count.dot_flops
+    if A % 16 == 0:
+        assert (work.loaded_bytes, work.stored_bytes) == (count.loaded_bytes, count.stored_bytes)
 
 
 # The step -------------------------------------------------------------------------------------------------------------
@@ -190,6 +210,25 @@ def test_minimum_bytes_are_those_of_the_tensors():
     assert problem.minimum_bytes("grad_y", keeps=True) == 8 * (g + 10 * 2 * 5 + y)
 
 
+def test_a_pairwise_step():
+    B, S, T, L, M, N = shape = (2, 16, 24, 3, 40, 32)
+    problem = PairwiseProblem(shape, torch.float16)
+    ops = step_ops(problem, A100)
+    assert [op.name for op in ops] == ["forward", "grad_x", "grad_y", "grad_weight", "grad_bias"]
+    assert all(op.plan.config.kernel == "chain" for op in ops[:4])
+    x, y, weight, out = B * S * M, B * T * N, L * M * N, B * L * S * T
+    assert problem.minimum_bytes("forward") == 2 * (x + y + weight + L + out)
+    assert problem.minimum_bytes("grad_y") == 2 * (x + y + weight + out)
+    # (x A) y^T, and in each gradient the product with g first.
+    assert problem.useful_flops("forward") == 2 * B * L * (S * M * N + S * N * T)
+    assert problem.useful_flops("grad_x") == 2 * B * L * (S * T * N + S * N * M)
+    assert problem.useful_flops("grad_y") == 2 * B * L * (T * S * M + T * M * N)
+    assert problem.useful_flops("grad_weight") == 2 * B * L * (M * S * T + M * T * N)
+    assert problem.least_flops() == sum(problem.useful_flops(op.name) for op in ops)
+    for op in ops[:4]:
+        assert launch_work(op.launches[0]).mma_flops >= problem.useful_flops(op.name)
+
+
 @pytest.mark.parametrize("text", ["1,2,3", "1,2,3,0", "a,b,c,d", "", "1,2,3,4,5"])
 def test_a_malformed_shape_is_an_error(text):
     with pytest.raises(ValueError, match="B,L,M,N"):
@@ -274,4 +313,4 @@ def test_the_loops_of_compiled_kernels_run_as_often_as_counted():
                     inner.update(other.opcodes)
             own = loop.opcodes - inner
             executed += times * sum(count for opcode, count in own.items() if opcode.startswith("HMMA.16816"))
-        assert executed * 4096 * report.num_warps == work.products_per_program * work.product_flops, each.op.name
+        assert executed * 4096 * report.num_warps == work.mma_flops_per_program, each.op.name
