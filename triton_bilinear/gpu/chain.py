@@ -9,8 +9,8 @@ from torch import Tensor
 from ..kernels.chain import chain_kernel
 from ..planning import ChainProblem, Plan, plan_chain
 from ..tuning.devices import DeviceSpec
-from .device import device_of, float32_precision
-from .launch import Launch, common_constants, even, plan_launch, run, span, unit_axis, vectors
+from .device import float32_precision
+from .launch import Launch, common_constants, even, plan_launch, run_planned, span, unit_axis, vectors
 from .reduction import reduce_partials, workspace
 from .rows import batch_rows, merge_axes
 
@@ -22,7 +22,7 @@ def chain(p: Tensor, q: Tensor, r: Tensor, bias: Tensor | None, out: Tensor) -> 
     if not (p.numel() and q.numel() and r.numel()):
         out.zero_() if bias is None else out.copy_(bias[:, None, None].expand_as(out))
         return
-    run(chain_launches(p, q, r, bias, out, device_of(out)), out)
+    run_planned(lambda device: chain_launches(p, q, r, bias, out, device), out)
 
 
 def chain_launches(

@@ -10,8 +10,8 @@ from ..kernels.khatri_rao import contract_khatri_rao_kernel
 from ..kernels.project import contract_project_kernel
 from ..planning import ContractProblem, Plan, plan_contract
 from ..tuning.devices import DeviceSpec
-from .device import device_of, float32_precision
-from .launch import Launch, common_constants, even, plan_launch, run, span, unit_axis, vector_bytes, vectors
+from .device import float32_precision
+from .launch import Launch, common_constants, even, plan_launch, run_planned, span, unit_axis, vector_bytes, vectors
 from .reduction import reduce_partials, workspace
 from .rows import Rows, batch_rows
 
@@ -23,7 +23,7 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
     if not weight.numel():
         out.zero_() if bias is None else out.copy_(bias.expand_as(out))
         return
-    run(contract_launches(u, v, weight, bias, out, None, device_of(out)), out)
+    run_planned(lambda device: contract_launches(u, v, weight, bias, out, None, device), out)
 
 
 def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, kept: Tensor) -> None:
@@ -32,7 +32,7 @@ def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out
         kept.zero_()
         contract(u, v, weight, bias, out)
         return
-    run(contract_launches(u, v, weight, bias, out, kept, device_of(out)), out)
+    run_planned(lambda device: contract_launches(u, v, weight, bias, out, kept, device), out)
 
 
 def contract_launches(

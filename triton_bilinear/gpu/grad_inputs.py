@@ -8,14 +8,14 @@ from ..kernels.grad_inputs import grad_inputs_kernel
 from ..planning import GradInputsProblem, Plan, holds_g, plan_grad_inputs
 from ..tuning.devices import DeviceSpec
 from .contract import contract_launches
-from .device import device_of, float32_precision
+from .device import float32_precision
 from .launch import (
     Launch,
     accumulator,
     common_constants,
     even,
     plan_launch,
-    run,
+    run_planned,
     span,
     unit_axis,
     vector_bytes,
@@ -31,7 +31,7 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
         out_x.zero_()
         out_y.zero_()
         return
-    run(grad_inputs_launches(g, x, y, weight, out_x, out_y, device_of(g)), g)
+    run_planned(lambda device: grad_inputs_launches(g, x, y, weight, out_x, out_y, device), g)
 
 
 def grad_inputs_launches(

@@ -7,8 +7,8 @@ from torch import Tensor
 from ..kernels.grad_weight import grad_weight_kernel
 from ..planning import GradWeightProblem, Plan, plan_grad_weight
 from ..tuning.devices import DeviceSpec
-from .device import device_of, float32_precision
-from .launch import Launch, common_constants, even, plan_launch, run, span, vector_bytes, vectors
+from .device import float32_precision
+from .launch import Launch, common_constants, even, plan_launch, run_planned, span, vector_bytes, vectors
 from .reduction import reduce_partials, workspace
 from .rows import batch_rows
 
@@ -20,7 +20,7 @@ def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
     if not g.numel():
         out.zero_()
         return
-    run(grad_weight_launches(g, x, y, out, device_of(g)), g)
+    run_planned(lambda device: grad_weight_launches(g, x, y, out, device), g)
 
 
 def grad_weight_launches(

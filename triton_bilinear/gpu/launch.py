@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import gcd
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import torch
 import triton.language as tl
 from torch import Tensor
+from triton import OutOfResources
 
-from ..planning import Config, Plan
+from ..planning import Config, Plan, fall_back
 from ..tuning.devices import DeviceSpec
-from .device import interpreting
+from .device import device_of, interpreting
 
 # An offset of so many elements needs 64 bits.
 _WIDE = 2**31
@@ -62,6 +63,23 @@ def run(launches: Iterable[Launch], where: Tensor) -> None:
     with torch.accelerator.device_index(where.device.index):
         for launch in launches:
             launch.run()
+
+
+def run_planned(plan: Callable[[DeviceSpec], list[Launch]], where: Tensor) -> None:
+    """Runs the launches that `plan` makes for the tensor's device.
+
+    Where the device has not got what a launch needs, in spite of the planner's model, all are planned and run once
+    more, with the safe plans that their problems have from then on.
+    """
+    device = device_of(where)
+    launches = plan(device)
+    try:
+        run(launches, where)
+    except OutOfResources:
+        for launch in launches:
+            if launch.plan is not None:
+                fall_back(launch.plan, device)
+        run(plan(device), where)
 
 
 def accumulator(tensor: Tensor) -> torch.dtype:
