@@ -29,7 +29,7 @@ def plan_grad_inputs(problem: GradInputsProblem, device: DeviceSpec) -> Plan | N
 
     They do for small L, where the product's depth, padded to what the matrix unit takes, is more than they cost.
     """
-    plan = choose(problem, device, plans(problem, device), _cheapest)
+    plan = choose(problem, device, plans(problem, device), joint_or_separate)
     return None if plan.config == SEPARATE else plan
 
 
@@ -40,9 +40,11 @@ def plans(problem: GradInputsProblem, device: DeviceSpec) -> list[Plan]:
     return [*_candidates(problem, device), Plan(SEPARATE, ("l", "m", "n"), 1, both)]
 
 
-def _cheapest(plans: list[Plan]) -> Plan:
-    joint, separate = cheapest(plans[:-1]), plans[-1]
-    return joint if joint.estimate.seconds <= separate.estimate.seconds else separate
+def joint_or_separate(plans: list[Plan]) -> Plan:
+    """The cheapest of joint plans, or SEPARATE's, the last, where that costs less."""
+    *joint, separate = plans
+    best = cheapest(joint) if joint else separate
+    return best if best.estimate.seconds <= separate.estimate.seconds else separate
 
 
 def separate_problems(problem: GradInputsProblem) -> tuple[ContractProblem, ContractProblem]:
@@ -54,6 +56,14 @@ def separate_problems(problem: GradInputsProblem) -> tuple[ContractProblem, Cont
         ContractProblem(B, M, L, N, dtype, precision, grad_x_unit, problem.vector, problem.row_vector),
         ContractProblem(B, N, L, M, dtype, precision, grad_y_unit, problem.vector, problem.row_vector),
     )
+
+
+def joint_problem(grad_x: ContractProblem, grad_y: ContractProblem) -> GradInputsProblem:
+    """The problem that these two contractions, for the gradient of x and that of y, solve one after the other."""
+    unit = {"p": "m", "q": "l", "r": "n", "": ""}[grad_x.unit]
+    row_vector = min(grad_x.row_vector, grad_y.row_vector)
+    sizes = (grad_x.B, grad_x.Q, grad_x.P, grad_x.R)
+    return GradInputsProblem(*sizes, grad_x.dtype, grad_x.precision, unit, grad_x.vector, row_vector)
 
 
 def _candidates(problem: GradInputsProblem, device: DeviceSpec) -> Iterator[Plan]:
