@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import triton.language as tl
 from torch import Tensor
@@ -18,6 +18,16 @@ from .problem import StepProblem
 from .step import StepOp, step_ops
 
 _TWO_GB = 2**31
+
+
+class DeviceLaunch(Protocol):
+    """A launch, and the device that it is for."""
+
+    @property
+    def device(self) -> DeviceSpec: ...
+
+    @property
+    def launch(self) -> Launch: ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ def compile_request(launch: Launch, device: DeviceSpec) -> CompileRequest:
 
 
 def compile_launches(
-    launches: Sequence[StepLaunch], pool: CompilerPool, progress: Callable[[int, int], Any] | None = None
+    launches: Sequence[DeviceLaunch], pool: CompilerPool, progress: Callable[[int, int], Any] | None = None
 ) -> list[CompileResult]:
     """A result for each launch; launches that compile to the same kernel are compiled once."""
     requests = [compile_request(each.launch, each.device) for each in launches]
@@ -95,5 +105,5 @@ def _key(launch: Launch, request: CompileRequest) -> tuple[Any, ...]:
     """What decides the compiled kernel."""
     taken = tuple(parameters(launch, request).items())
     built_in = tuple((name, str(value)) for name, value in sorted(constants(launch, request).items()))
-    options = (request.num_warps, request.num_stages, request.below_2gb)
+    options = (request.num_warps, request.num_stages, request.below_2gb, *sorted(request.options.items()))
     return request.kernel, request.target, *options, taken, built_in
