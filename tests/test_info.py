@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,11 +43,11 @@ def test_versions_and_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_gpu_and_what_serves_it(capsys: pytest.CaptureFixture[str]) -> None:
     gpu = as_json(capsys)["devices"][1]
     assert (gpu["device"], gpu["name"], gpu["architecture"], gpu["sm_count"]) == ("cuda:0", H100, "sm_90", 132)
-    assert gpu["configs"]["origin"] in ("measured", "predicted")
+    assert gpu["configs"][-1] == {"source": "cost model", "origins": {"predicted": None}}
     assert main(["info"]) == 0
     printed = capsys.readouterr().out
     assert H100 in printed
-    assert f"configs {gpu['configs']['origin']}" in printed
+    assert "configs from cost model: predicted" in printed
 
 
 @pytest.mark.usefixtures("with_h100")
@@ -58,3 +60,31 @@ def test_without_triton_torch_serves_the_gpu(
     assert "triton is not installed" in known["devices"][1]["served_by"]
     assert main(["info"]) == 0
     assert "triton not installed" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("with_h100")
+@pytest.mark.skipif(not triton_installed(), reason="needs triton")
+def test_files_of_stored_configs_come_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from triton_bilinear.inspection.problem import StepProblem
+    from triton_bilinear.inspection.step import step_ops
+    from triton_bilinear.tuning import store
+    from triton_bilinear.tuning.schema import Entry, bucket, gpu_of, write_file
+    from triton_bilinear.tuning.sources import compiler_versions, kernel_hash
+
+    device = find_device(H100)
+    plan = step_ops(StepProblem((512, 64, 64, 64), torch.bfloat16), device)[0].plan
+    usable = Entry(
+        plan.problem, bucket(plan.problem), plan.config, plan.order, plan.splits, plan.groups, "predicted", None,
+        compiler_versions("sm_90"), kernel_hash(plan.config.kernel),
+    )  # fmt: skip
+    text = write_file(gpu_of(device), [usable, replace(usable, kernel_hash="0" * len(usable.kernel_hash))])
+    (tmp_path / "h100.json").write_text(text)
+    monkeypatch.setenv(store.FOLDER_VARIABLE, str(tmp_path))
+    store.forget()
+    try:
+        first = as_json(capsys)["devices"][1]["configs"][0]
+    finally:
+        store.forget()
+    assert first == {"source": str(tmp_path / "h100.json"), "origins": {"predicted": 1}}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+from collections import Counter
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ def _gpu(number: int) -> dict[str, Any]:
         "shared_memory": spec.shared_memory,
         "description": spec.source,
         "served_by": "Triton's kernels",
-        "configs": {"origin": "predicted", "source": "cost model"},
+        "configs": [*_stored(spec), {"source": "cost model", "origins": {"predicted": None}}],
     }
 
 
@@ -83,6 +84,22 @@ def _spec(device: torch.device) -> DeviceSpec:
     from ..gpu.device import device_of
 
     return device_of(torch.empty(0, device=device))
+
+
+def _stored(spec: DeviceSpec) -> list[dict[str, Any]]:
+    """The files of stored configs for the GPU, in the order of the lookup, and their usable entries by origin."""
+    from ..tuning.sources import kernel_hash
+    from ..tuning.store import files_for
+
+    return [
+        {
+            "source": str(file.path),
+            "origins": Counter(
+                entry.origin for entry in file.entries if entry.kernel_hash == kernel_hash(entry.config.kernel)
+            ),
+        }
+        for file in files_for(spec)
+    ]
 
 
 def _in_words(known: dict[str, Any]) -> str:
@@ -96,6 +113,7 @@ def _device_in_words(device: dict[str, Any]) -> str:
         head += f", {device['architecture']}, {device['sm_count']} SMs, {device['shared_memory']} B of shared memory"
         head += f" (from {device['description']})"
     lines = [head, f"  served by {device['served_by']}"]
-    if device["configs"] is not None:
-        lines.append(f"  configs {device['configs']['origin']}, from the {device['configs']['source']}")
+    for configs in device["configs"] or ():
+        origins = ", ".join(name if count is None else f"{count} {name}" for name, count in configs["origins"].items())
+        lines.append(f"  configs from {configs['source']}: {origins or 'none that this version can use'}")
     return "\n".join(lines)
