@@ -40,6 +40,24 @@ def test_it_says_what_and_why_as_data():
     assert found.predicted_seconds == sum(op.predicted_seconds for op in found.ops[:3])
 
 
+def test_it_says_why_x_and_y_get_one_product_or_two():
+    joint = tb.explain(*LARGE, dtype=torch.bfloat16, gpu=H100)
+    assert joint.inputs.chosen == "joint"
+    assert joint.inputs.joint_seconds == joint.ops[1].predicted_seconds <= joint.inputs.separate_seconds
+    assert "\nx and y together, by one product" in str(joint)
+    separate = tb.explain(65536, 4, 256, 256, dtype=torch.bfloat16, gpu=H100)
+    both = sum(op.predicted_seconds for op in separate.ops if op.name in ("grad_x", "grad_y"))
+    assert separate.inputs.chosen == "separate"
+    assert separate.inputs.separate_seconds == pytest.approx(both)
+    assert separate.inputs.joint_seconds is None or separate.inputs.joint_seconds > both
+    assert "\nx and y together, by two contractions" in str(separate)
+
+
+@pytest.mark.parametrize(("shape", "gradients"), [((4096, 1, 512, 512), None), (LARGE, ("x", "weight")), (LARGE, ())])
+def test_there_is_nothing_to_choose_where_kernels_make_one_of_them(shape, gradients):
+    assert tb.explain(*shape, dtype=torch.bfloat16, gpu=H100, gradients=gradients).inputs is None
+
+
 def test_what_torch_computes_is_not_predicted():
     found = tb.explain(*LARGE, dtype=torch.bfloat16, gpu=H100).ops[-1]
     assert (found.name, found.by, found.plan, found.predicted_seconds, found.limit) == (

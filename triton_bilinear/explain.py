@@ -46,16 +46,18 @@ def explain(
     device = _device(gpu, tensors)
     # triton is imported here, and not with the package.
     from .gpu.device import float32_precision
-    from .inspection.explanation import Explanation, explain_op
+    from .inspection.explanation import Explanation, explain_op, inputs_choice
     from .inspection.step import step_ops
 
     precision = float32_precision(torch.empty(0, dtype=step.dtype, device="meta"), device)
+    ops = step_ops(step, device, tensors or None)
     return Explanation(
         gpu=device.name,
         shape=step.shape,
         dtype=str(step.dtype).removeprefix("torch."),
         precision=precision,
-        ops=tuple(explain_op(op, step, device, precision) for op in step_ops(step, device, tensors or None)),
+        ops=tuple(explain_op(op, step, device, precision) for op in ops),
+        inputs=inputs_choice(ops, device),
     )
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..planning import ContractProblem, GradInputsProblem
 from ..planning.cost import floor_seconds
+from ..planning.grad_inputs import joint_problem, plans
+from ..planning.plan import cheapest
 from ..tuning.devices import DeviceSpec
 from .manifest import config_record
 from .problem import StepProblem
@@ -67,14 +71,37 @@ class OpExplanation:
 
 
 @dataclass(frozen=True)
+class InputsChoice:
+    """The two ways to the gradients of x and y together, in predicted seconds: by one product, from which both follow,
+    or by two contractions. joint_seconds is None where no tile of the joint kernel fits the GPU.
+    """
+
+    chosen: str  # "joint" or "separate"
+    joint_seconds: float | None
+    separate_seconds: float
+
+    def __str__(self) -> str:
+        joint = "one product: no tile fits"
+        if self.joint_seconds is not None:
+            joint = f"one product: predicted {_time(self.joint_seconds)}"
+        separate = f"two contractions: predicted {_time(self.separate_seconds)}"
+        taken, left = (joint, separate) if self.chosen == "joint" else (separate, joint)
+        return f"x and y together, by {taken}; not by {left}"
+
+
+@dataclass(frozen=True)
 class Explanation:
-    """A step of a layer on a GPU; `str` says it in words, `as_dict` as plain data. All times are predicted."""
+    """A step of a layer on a GPU; `str` says it in words, `as_dict` as plain data. All times are predicted.
+
+    inputs: why the gradients of x and y come from one product or from two; None where not both are made by kernels.
+    """
 
     gpu: str
     shape: tuple[int, ...]
     dtype: str
     precision: str
     ops: tuple[OpExplanation, ...]
+    inputs: InputsChoice | None = None
 
     @property
     def predicted_seconds(self) -> float:
@@ -99,7 +126,8 @@ class Explanation:
             f"in all: predicted {_time(self.predicted_seconds)}, "
             f"{self.predicted_seconds / self.floor_seconds:.2f} x floor {_time(self.floor_seconds)}"
         )
-        return "\n".join([head, *map(str, self.ops), total])
+        choice = [] if self.inputs is None else [str(self.inputs)]
+        return "\n".join([head, *map(str, self.ops), *choice, total])
 
 
 def explain_op(op: StepOp, problem: StepProblem, device: DeviceSpec, precision: str) -> OpExplanation:
@@ -124,6 +152,23 @@ def explain_op(op: StepOp, problem: StepProblem, device: DeviceSpec, precision: 
         terms=terms,
         limit=max(terms, key=lambda name: terms[name]),
     )
+
+
+def inputs_choice(ops: Sequence[StepOp], device: DeviceSpec) -> InputsChoice | None:
+    """How the step's gradients of x and y are made, and what else was looked at."""
+    by_name = {op.name: op.plan.problem for op in ops if op.launches}
+    problem = by_name.get("grad_inputs")
+    chosen = "joint" if problem else "separate"
+    if problem is None:
+        grad_x, grad_y = by_name.get("grad_x"), by_name.get("grad_y")
+        if not (isinstance(grad_x, ContractProblem) and isinstance(grad_y, ContractProblem)):
+            return None
+        problem = joint_problem(grad_x, grad_y)
+    if not isinstance(problem, GradInputsProblem):
+        return None
+    *joint, separate = plans(problem, device)
+    best = cheapest(joint).estimate.seconds if joint else None
+    return InputsChoice(chosen, best, separate.estimate.seconds)
 
 
 def _floor_by(op: OpExplanation) -> str:
