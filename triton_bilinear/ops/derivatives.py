@@ -336,7 +336,13 @@ def _differentiable(
         return None, *grads, *(None for _ in ctx.options)
 
     def apply_jvp(ctx: Any, *tangents: Any) -> Any:
-        return jvp(ctx.saved_tensors, ctx.options, *tangents[1 : tensors + 1])
+        if _C._functorch.peek_interpreter_stack() is None:
+            return jvp(ctx.saved_tensors, ctx.options, *tangents[1 : tensors + 1])
+        # Forward mode is off here, for the sake of the level that this tangent is for. The outer levels of torch.func's
+        # transforms are still to come and need it: so it is this level's tangents that are taken off instead.
+        with forward_ad._set_fwd_grad_enabled(True):
+            primals = [torch._VF._unpack_dual(factor, level=0)[0] for factor in ctx.saved_tensors]
+            return jvp(primals, ctx.options, *tangents[1 : tensors + 1])
 
     derivative = type(
         op._schema.name.replace("::", "_"),
