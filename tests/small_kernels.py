@@ -54,6 +54,13 @@ def adding_kernel(out_ptr):
     tl.atomic_add(out_ptr, 1.0)
 
 
+@triton.jit
+def filling_kernel(out_ptr, SIZE, BLOCK: tl.constexpr, MASKED: tl.constexpr):
+    # out[i] = 1 for i < SIZE; without its mask the last program goes on beyond
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out_ptr + offs, 1.0, mask=(offs < SIZE) | (not MASKED))
+
+
 def launch_product(B: int, L: int, K: int, block: int, dtype: torch.dtype = torch.float16, num_stages: int = 2) -> None:
     """Launches product_forward_kernel on fresh CPU tensors."""
     x, w, out = (torch.zeros(shape, dtype=dtype) for shape in ((B, K), (L, K), (B, L)))

@@ -1,13 +1,16 @@
-"""What test_standin.py runs in a process of its own."""
+"""What tests run in a process of its own under the stand-in driver."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import small_kernels
+import standin
 import torch
 import triton
 
-from triton_bilinear import bilinear, use_backend
-from triton_bilinear.tuning.devices import DeviceSpec, device_from_properties
+from triton_bilinear import bilinear, bilinear_form, pairwise_bilinear, use_backend
+from triton_bilinear.gpu.device import device_of
+from triton_bilinear.tuning.devices import DeviceSpec, device_from_properties, find_device
 
 
 def describe_device() -> DeviceSpec:
@@ -25,6 +28,62 @@ def launch_good_and_bad() -> dict[str, str]:
     }
     small_kernels.launch_product(32, 48, 16, 16)
     return errors
+
+
+def train(dtype: torch.dtype, sizes: tuple[int, int, int, int]) -> None:
+    """Forward and backward of bilinear, with x stored features first."""
+    B, L, m, n = sizes
+    x, y, weight, bias = (torch.zeros(shape, dtype=dtype) for shape in ((m, B), (B, n), (L, m, n), (L,)))
+    _step(bilinear, x.T, y, weight, bias)
+
+
+def train_form_and_pairs(dtype: torch.dtype) -> None:
+    """Forward and backward of bilinear_form and of pairwise_bilinear."""
+    x, y, weight = (torch.zeros(shape, dtype=dtype) for shape in ((300, 40), (300, 72), (2, 40, 72)))
+    _step(bilinear_form, x, y, weight[0])
+    _step(pairwise_bilinear, x.view(3, 100, 40), y.view(3, 100, 72), weight, torch.zeros(2, dtype=dtype))
+
+
+def _step(function: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> None:
+    leaves = [tensor.requires_grad_() for tensor in tensors]
+    with use_backend("triton"):
+        result = function(*leaves)
+        torch.autograd.grad(result, leaves, torch.zeros_like(result))
+
+
+def switch_devices(names: list[str]) -> list[DeviceSpec]:
+    """The device that the library sees as one driver after another becomes active."""
+    specs = []
+    for name in names:
+        standin.activate(find_device(name))
+        specs.append(device_of(torch.zeros(1)))
+    return specs
+
+
+def train_on_a_driver_of_few_words() -> tuple[DeviceSpec, list[standin.StandInLaunch]]:
+    """A training step where the driver knows neither its device's name nor a clock."""
+    driver = triton.runtime.driver.active
+    few = {
+        name: driver.utils.get_device_properties(0)[name]
+        for name in ("max_shared_mem", "multiprocessor_count", "warpSize")
+    }
+    driver.utils = SimpleNamespace(get_device_properties=lambda number: few, load_binary=driver.utils.load_binary)
+    reticent = Reticent(driver)
+    triton.runtime.driver.set_active(reticent)
+    train(torch.float16, (300, 64, 40, 72))
+    return device_of(torch.zeros(1)), driver.launches
+
+
+class Reticent:
+    """A driver without `get_device_interface`."""
+
+    def __init__(self, driver: standin.StandInDriver) -> None:
+        self._driver = driver
+
+    def __getattr__(self, name: str) -> object:
+        if name == "get_device_interface":
+            raise AttributeError(name)
+        return getattr(self._driver, name)
 
 
 def _error(call: Callable[[], None]) -> str:
