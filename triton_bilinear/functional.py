@@ -13,6 +13,9 @@ from . import ops
 
 _DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
+# Multiply-adds of a contraction that take less time than a call of an op.
+_SMALL = 2**16
+
 
 def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None, *, feature_dim: int = -1) -> Tensor:
     """`z[..., l] = sum_mn x[..., m] weight[l, m, n] y[..., n] + bias[l]` (items 10, 11, 12).
@@ -43,12 +46,13 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None, *
     if torch.is_grad_enabled():
         # A product with the weight that is no larger than the arguments and the result is worth keeping: it is most
         # of a gradient.
-        limit = m + n + outputs
+        # Of two outputs the gradient takes a call more, which a small problem feels and the saved unit does not repay.
+        limit = m + n + outputs if outputs == 1 or x.numel() * n * outputs > _SMALL else 0
         if y.requires_grad and outputs * n <= limit:
-            return ops.contract_keep(x, y, weight, bias, axis)[0]
+            return ops.call(ops.contract_keep, x, y, weight, bias, axis)[0]
         if x.requires_grad and not y.requires_grad and outputs * m <= limit:
-            return ops.contract_keep(y, x, weight.mT, bias, axis)[0]
-    return ops.contract(x, y, weight, bias, axis)
+            return ops.call(ops.contract_keep, y, x, weight.mT, bias, axis)[0]
+    return ops.call(ops.contract, x, y, weight, bias, axis)
 
 
 def bilinear_form(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:

@@ -7,15 +7,13 @@ rounded once. Beside the results a call takes a workspace of bounded size, whate
 
 from __future__ import annotations
 
-from math import prod
-
 from torch import Tensor
 
-from . import joint, khatri_rao, project, weight_grad
+from . import joint, khatri_rao, project, weight_grad, whole
 from .chain import chain
-from .orders import CPU_PIECE, DEVICE_PIECE, plan_contract, plan_joint, plan_weight
+from .orders import CPU_PIECE, DEVICE_PIECE, Plan, plan_contract, plan_joint, plan_weight
 from .pieces import flatten_batch
-from .workspace import fusible
+from .workspace import ACCUMULATE
 
 __all__ = ["chain", "contract", "contract_keep", "grad_inputs", "grad_weight"]
 
@@ -25,12 +23,15 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
 
     Shapes: u (*batch, Q), v (*batch, R), weight (P, Q, R), bias (P,) or None, out (*batch, P).
     """
-    if _empty(out, weight.shape[1], weight.shape[2], bias):
+    if whole.suits(out, weight):
+        whole.in_wide_dtype(whole.contract, (u, v, weight, bias), out)
+        return
+    if _empty(out, weight, bias):
         return
     u, v, out = flatten_batch(u, v, out)
-    plan = plan_contract(prod(out.shape[:-1]), *weight.shape, _fusible_axes(weight), _budget(out))
-    if plan.swap:
-        u, v, weight = v, u, weight.transpose(1, 2)
+    plan = _plan_contract(out, weight)
+    if plan.axes == (0, 2, 1):
+        u, v, weight = v, u, weight.mT
     order = khatri_rao if plan.order == "khatri_rao" else project
     order.contract(u, v, weight, bias, out, plan)
 
@@ -40,7 +41,10 @@ def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out
 
     Shapes: as in `contract`; kept (*batch, P, R), contiguous.
     """
-    if _empty(out, weight.shape[1], weight.shape[2], bias):
+    if whole.suits(out, weight):
+        whole.in_wide_dtype(whole.contract_keep, (u, v, weight, bias), out, kept)
+        return
+    if _empty(out, weight, bias):
         kept.zero_()
         return
     u, v, out, kept = flatten_batch(u, v, out, kept.flatten(-2))
@@ -53,20 +57,21 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
 
     Shapes: g (*batch, L), x and out_x (*batch, M), y and out_y (*batch, N), weight (L, M, N).
     """
-    for_x, for_y = weight.permute(1, 0, 2), weight.permute(2, 0, 1)
-    if 0 in weight.shape or g.numel() == 0:
+    if whole.suits(g, weight):
+        whole.in_wide_dtype(whole.grad_inputs, (g, x, y, weight), out_x, out_y)
+        return
+    if weight.numel() == 0 or g.numel() == 0:
         out_x.zero_()
         out_y.zero_()
         return
-    batch, budget = prod(g.shape[:-1]), _budget(g)
-    one = plan_joint(batch, *weight.shape, fusible(weight, 1), budget)
-    two = [plan_contract(batch, *t.shape, _fusible_axes(t), budget) for t in (for_x, for_y)]
-    if sum(plan.cost for plan in two) < one.cost:
+    g, x, y, out_x, out_y = flatten_batch(g, x, y, out_x, out_y)
+    for_x, for_y = weight.transpose(0, 1), weight.permute(2, 0, 1)
+    one = plan_joint(_rows(g), *_layout(weight), _budget(g))
+    if _plan_contract(out_x, for_x).cost + _plan_contract(out_y, for_y).cost < one.cost:
         contract(g, y, for_x, None, out_x)
         contract(g, x, for_y, None, out_y)
-        return
-    g, x, y, out_x, out_y = flatten_batch(g, x, y, out_x, out_y)
-    joint.grad_inputs(g, x, y, weight, out_x, out_y, one)
+    else:
+        joint.grad_inputs(g, x, y, weight, out_x, out_y, one)
 
 
 def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
@@ -74,14 +79,29 @@ def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
 
     Shapes: g (*batch, L), x (*batch, M), y (*batch, N), out (L, M, N).
     """
+    if whole.suits(g, out):
+        whole.in_wide_dtype(whole.grad_weight, (g, x, y), out)
+        return
     if out.numel() == 0 or g.numel() == 0:
         out.zero_()
         return
-    fused = " ".join(f"{a}{b}" for a in range(3) for b in range(3) if a != b and _pair_fusible(out, a, b))
-    axes, plan = plan_weight(prod(g.shape[:-1]), tuple(out.shape), fused, _budget(out))
-    operands = list(flatten_batch(g, x, y))
-    alone, outer, inner = (operands[axis] for axis in axes)
-    weight_grad.grad_weight(alone, outer, inner, out.permute(axes), plan)
+    g, x, y = flatten_batch(g, x, y)
+    plan = plan_weight(_rows(g), *_layout(out), _budget(out))
+    alone, outer, inner = ((g, x, y)[axis] for axis in plan.axes)
+    weight_grad.grad_weight(alone, outer, inner, out.permute(plan.axes), plan)
+
+
+def _plan_contract(out: Tensor, weight: Tensor) -> Plan:
+    return plan_contract(_rows(out), *_layout(weight), _budget(out))
+
+
+def _rows(tensor: Tensor) -> int:
+    return tensor.numel() // tensor.shape[-1]
+
+
+def _layout(weight: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
+    """Sizes, strides, and whether a matrix product can accumulate in the weight's own dtype."""
+    return tuple(weight.shape), weight.stride(), weight.dtype == ACCUMULATE[weight.dtype]
 
 
 def _budget(out: Tensor) -> int:
@@ -89,23 +109,12 @@ def _budget(out: Tensor) -> int:
     return CPU_PIECE if out.device.type == "cpu" else DEVICE_PIECE
 
 
-def _empty(out: Tensor, q: int, r: int, bias: Tensor | None) -> bool:
+def _empty(out: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Completes `out` where there is nothing to sum, and says whether that was so."""
-    if out.numel() and q and r:
+    if out.numel() and weight.numel():
         return False
     if bias is None:
         out.zero_()
     else:
         out.copy_(bias.expand_as(out))
     return True
-
-
-def _pair_fusible(weight: Tensor, outer: int, inner: int) -> bool:
-    order = (3 - outer - inner, outer, inner)
-    return fusible(weight.permute(order), 1)
-
-
-def _fusible_axes(weight: Tensor) -> str:
-    """The pairs of axes of a weight (p, q, r) that its strides let be one axis."""
-    names = "pqr"
-    return " ".join(names[a] + names[b] for a, b in ((1, 2), (2, 1), (0, 2), (0, 1)) if _pair_fusible(weight, a, b))

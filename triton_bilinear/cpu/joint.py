@@ -14,29 +14,26 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
     """out_x[..., m] = sum_n G[..., m, n] y[..., n] and out_y[..., n] = sum_m G[..., m, n] x[..., m], G = g . weight."""
     workspace = Workspace(g)
     grid = list(tiles(weight.shape[1], weight.shape[2], plan.columns))
-    whole = workspace.fused("weight", weight) if len(grid) == 1 else None
-    for index in row_pieces(g.shape[:-1], plan.rows):
-        left = workspace.rows("g", g[index])
-        right_x, right_y = (workspace.rows(name, t[index]).unsqueeze(1) for name, t in (("x", x), ("y", y)))
-        target_x = workspace.target("out_x", out_x[index])
-        target_y = workspace.take("out_y", left.shape[0], 1, weight.shape[2])
-        for m, n in grid:
-            matrix = whole if whole is not None else workspace.fused("weight", weight[:, m, n])
-            tile = torch.mm(left, matrix, out=workspace.take("tile", left.shape[0], matrix.shape[1]))
-            tile = tile.view(left.shape[0], m.stop - m.start, n.stop - n.start)
-            dots = workspace.take("dots", left.shape[0], 1, tile.shape[1])
-            torch.bmm(right_y[:, :, n], tile.mT, out=dots)
+    matrices = workspace.tiles("weight", weight, grid)
+    operands = (workspace.rows(name, t, plan.rows) for name, t in (("g", g), ("x", x), ("y", y)))
+    targets = (row_pieces(t, plan.rows) for t in (out_x, out_y))
+    for left, left_x, left_y, piece_x, piece_y in zip(*operands, *targets, strict=True):
+        rows = left.shape[0]
+        target_x, target_y = workspace.target("out_x", piece_x), workspace.take("out_y", rows, weight.shape[2])
+        for (m, n), matrix in zip(grid, matrices, strict=True):
+            tile = torch.mm(left, matrix, out=workspace.take("tile", rows, matrix.shape[1]))
+            tile = tile.view(rows, m.stop - m.start, n.stop - n.start)
+            dots = workspace.take("dots", rows, 1, tile.shape[1])
+            # As products of one row each: of all ways to reduce a tile these read it the fastest.
+            torch.bmm(left_y[:, n].unsqueeze(1), tile.mT, out=dots)
             if n.start:
                 target_x[:, m].add_(dots.squeeze(1))
             else:
                 target_x[:, m].copy_(dots.squeeze(1))
-            _add_product(target_y[:, :, n], right_x[:, :, m], tile, first=m.start == 0)
-        workspace.store(out_x[index], target_x)
-        out_y[index].copy_(target_y.view(out_y[index].shape))
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor, first: bool) -> None:
-    if first:
-        torch.bmm(left, right, out=total)
-    else:
-        total.baddbmm_(left, right)
+            part_x, part_y = left_x[:, m].unsqueeze(1), target_y[:, n].unsqueeze(1)
+            if m.start:
+                part_y.baddbmm_(part_x, tile)
+            else:
+                torch.bmm(part_x, tile, out=part_y)
+        workspace.store(piece_x, target_x)
+        piece_y.copy_(target_y.view(piece_y.shape))

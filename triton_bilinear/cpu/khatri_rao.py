@@ -14,25 +14,23 @@ VECTOR = 16
 
 def multiply(workspace: Workspace, outer: Tensor, inner: Tensor) -> Tensor:
     """The products outer[:, q] inner[:, r] of rows (rows, Q) and (rows, R) as a matrix (rows, Q R)."""
-    buffer = workspace.take("product", outer.shape[0], outer.shape[1], inner.shape[1])
-    torch.mul(outer.unsqueeze(2), inner.unsqueeze(1), out=buffer)
-    return buffer.view(outer.shape[0], -1)
+    rows, q, r = outer.shape[0], outer.shape[1], inner.shape[1]
+    torch.mul(outer.unsqueeze(2), inner.unsqueeze(1), out=workspace.take("product", rows, q, r))
+    return workspace.take("product", rows, q * r)
 
 
 def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, plan: Plan) -> None:
     """out[..., p] = sum_{q,r} u[..., q] v[..., r] weight[p, q, r] + bias[p]."""
     workspace = Workspace(out)
     grid = list(tiles(weight.shape[1], weight.shape[2], plan.columns))
-    # A weight that is one tile is fused once, for all rows.
-    whole = workspace.fused("weight", weight) if len(grid) == 1 else None
+    matrices = workspace.tiles("weight", weight, grid)
     # The product's rows become a vector axis of the processor's kernels where p does not fill one.
     columns_first = weight.shape[0] % VECTOR != 0
     start = None if bias is None else workspace.copy("bias", bias)
-    for index in row_pieces(out.shape[:-1], plan.rows):
-        outer, inner = workspace.rows("u", u[index]), workspace.rows("v", v[index])
-        target = workspace.target("out", out[index], columns_first)
-        for i, (q, r) in enumerate(grid):
-            matrix = whole if whole is not None else workspace.fused("weight", weight[:, q, r])
+    pieces = row_pieces(out, plan.rows), workspace.rows("u", u, plan.rows), workspace.rows("v", v, plan.rows)
+    for piece, outer, inner in zip(*pieces, strict=True):
+        target = workspace.target("out", piece, columns_first)
+        for i, ((q, r), matrix) in enumerate(zip(grid, matrices, strict=True)):
             product = multiply(workspace, outer[:, q], inner[:, r])
             if i:
                 target.addmm_(product, matrix.t())
@@ -40,4 +38,4 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
                 torch.mm(product, matrix.t(), out=target)
             else:
                 torch.addmm(start, product, matrix.t(), out=target)
-        workspace.store(out[index], target)
+        workspace.store(piece, target)

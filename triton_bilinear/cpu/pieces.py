@@ -25,7 +25,14 @@ def tiles(outer: int, inner: int, columns: int) -> Iterator[tuple[slice, slice]]
             yield a, b
 
 
-def row_pieces(batch: Sequence[int], rows: int) -> Iterator[Index]:
+def row_pieces(tensor: Tensor, rows: int) -> Sequence[Tensor]:
+    """The pieces of a tensor (*batch, features), in order, each of at most `rows` rows (or of a single one)."""
+    if tensor.dim() == 2:
+        return tensor.split(rows)  # one call for all of them
+    return [tensor[index] for index in _row_indices(tensor.shape[:-1], rows)]
+
+
+def _row_indices(batch: Sequence[int], rows: int) -> Iterator[Index]:
     """Indices into the batch axes, in order, each of at most `rows` rows (or of a single one)."""
     inner = prod(batch)
     if inner == 0:

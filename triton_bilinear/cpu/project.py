@@ -15,23 +15,22 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
     workspace = Workspace(out)
     weight = weight.transpose(0, 1)
     grid = list(tiles(weight.shape[1], weight.shape[2], plan.columns))
-    whole = workspace.fused("weight", weight) if len(grid) == 1 else None
-    for index in row_pieces(out.shape[:-1], plan.rows):
-        left, right = workspace.rows("u", u[index]), workspace.rows("v", v[index]).unsqueeze(1)
-        target = workspace.target("out", out[index])
+    matrices = workspace.tiles("weight", weight, grid)
+    pieces = row_pieces(out, plan.rows), workspace.rows("u", u, plan.rows), workspace.rows("v", v, plan.rows)
+    for piece, left, right in zip(*pieces, strict=True):
+        target = workspace.target("out", piece)
         rows = left.shape[0]
-        for p, r in grid:
-            matrix = whole if whole is not None else workspace.fused("weight", weight[:, p, r])
+        for (p, r), matrix in zip(grid, matrices, strict=True):
             projected = torch.mm(left, matrix, out=workspace.take("projected", rows, matrix.shape[1]))
             dots = workspace.take("dots", rows, 1, p.stop - p.start)
-            torch.bmm(right[:, :, r], projected.view(rows, -1, r.stop - r.start).mT, out=dots)
+            torch.bmm(right[:, r].unsqueeze(1), projected.view(rows, -1, r.stop - r.start).mT, out=dots)
             if r.start:
                 target[:, p].add_(dots.squeeze(1))
             elif bias is None:
                 target[:, p].copy_(dots.squeeze(1))
             else:
                 torch.add(dots.squeeze(1), bias[p], out=target[:, p])
-        workspace.store(out[index], target)
+        workspace.store(piece, target)
 
 
 def contract_keep(
@@ -41,11 +40,13 @@ def contract_keep(
     workspace = Workspace(out)
     matrix = workspace.fused("weight", weight.transpose(0, 1))
     p, r = weight.shape[0], weight.shape[2]
-    for index in row_pieces(out.shape[:-1], rows):
-        left, right = workspace.rows("u", u[index]), workspace.rows("v", v[index]).unsqueeze(1)
-        projected = torch.mm(left, matrix, out=workspace.target("kept", kept[index]))
+    pieces = (row_pieces(t, rows) for t in (out, kept))
+    for piece, kept_piece, left, right in zip(
+        *pieces, workspace.rows("u", u, rows), workspace.rows("v", v, rows), strict=True
+    ):
+        projected = torch.mm(left, matrix, out=workspace.target("kept", kept_piece))
         dots = workspace.take("dots", left.shape[0], 1, p)
-        torch.bmm(right, projected.view(-1, p, r).mT, out=dots)
+        torch.bmm(right.unsqueeze(1), projected.view(-1, p, r).mT, out=dots)
         total = dots.squeeze(1) if bias is None else dots.squeeze(1).add_(bias)
-        out[index].copy_(total.view(out[index].shape))
-        workspace.store(kept[index], projected)
+        piece.copy_(total.view(piece.shape))
+        workspace.store(kept_piece, projected)

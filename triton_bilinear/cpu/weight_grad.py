@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .khatri_rao import multiply
 from .orders import Plan
-from .pieces import row_pieces, tiles
+from .pieces import tiles
 from .workspace import Workspace
 
 
@@ -17,17 +17,17 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
     Each tile of `out` is finished before the next is begun, so that it stays in cache while the batch goes by.
     """
     workspace = Workspace(alone)
-    pieces = list(row_pieces(alone.shape[:-1], plan.rows))
     for o, i in tiles(outer.shape[-1], inner.shape[-1], plan.columns):
         tile = out[:, o, i]
         target = workspace.fused_target("out", tile)
-        for count, index in enumerate(pieces):
-            left = workspace.rows("alone", alone[index]).t()
-            product = multiply(
-                workspace, workspace.rows("outer", outer[index])[:, o], workspace.rows("inner", inner[index])[:, i]
-            )
+        pieces = (
+            workspace.rows(name, t, plan.rows)
+            for name, t in (("alone", alone), ("outer", outer[..., o]), ("inner", inner[..., i]))
+        )
+        for count, (left, *factors) in enumerate(zip(*pieces, strict=True)):
+            product = multiply(workspace, *factors)
             if count:
-                target.addmm_(left, product)
+                target.addmm_(left.t(), product)
             else:
-                torch.mm(left, product, out=target)
+                torch.mm(left.t(), product, out=target)
         workspace.store(tile, target)

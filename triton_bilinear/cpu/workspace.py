@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
 
 import torch
 from torch import Tensor
+
+from .pieces import row_pieces
 
 # What a sum is accumulated in.
 ACCUMULATE = {
@@ -48,30 +51,48 @@ class Workspace:
         self.dtype = ACCUMULATE[like.dtype]
         self.device = like.device
         self._buffers: dict[str, Tensor] = {}
+        self._shaped: dict[tuple[str | int, ...], Tensor] = {}
 
     def take(self, name: str, *shape: int) -> Tensor:
         """The buffer `name` as a contiguous tensor of this shape. Its content is whatever was last written."""
+        key: tuple[str | int, ...] = (name, *shape)
+        if key in self._shaped:
+            return self._shaped[key]
         size = prod(shape)
         buffer = self._buffers.get(name)
         if buffer is None or buffer.numel() < size:
             buffer = self._buffers[name] = torch.empty(size, dtype=self.dtype, device=self.device)
-        return buffer[:size].view(shape)
+            self._shaped.clear()  # which may hold the smaller buffer
+        self._shaped[key] = buffer[:size].view(shape)
+        return self._shaped[key]
 
     def copy(self, name: str, tensor: Tensor) -> Tensor:
         """A contiguous copy of `tensor` in the buffer `name`, in the accumulation dtype."""
         return self.take(name, *tensor.shape).copy_(tensor)
 
-    def rows(self, name: str, piece: Tensor) -> Tensor:
-        """A piece (*batch, features) as a matrix (rows, features): a view where a product can read it, else a copy."""
-        view = self._matrix_view(piece)
-        if view is not None:
-            return view
-        return self.copy(name, piece).view(-1, piece.shape[-1])
+    def rows(self, name: str, tensor: Tensor, rows: int) -> Iterable[Tensor]:
+        """The pieces of a tensor (*batch, features) as matrices (rows, features).
+
+        They are views where a product can read them; else copies, each of which lasts until the next is asked for.
+        """
+        pieces = row_pieces(tensor, rows)
+        if tensor.dim() == 2 and tensor.dtype == self.dtype and blas_ready(tensor):
+            return pieces
+        return (self._rows(name, piece) for piece in pieces)
 
     def fused(self, name: str, tensor: Tensor) -> Tensor:
         """A 3-d tensor (a, b, c) as a matrix (a, b c): a view where a product can read it, else a copy."""
         view = self._fused_view(tensor)
         return view if view is not None else self.copy(name, tensor).view(tensor.shape[0], -1)
+
+    def tiles(self, name: str, tensor: Tensor, grid: Sequence[tuple[slice, slice]]) -> Iterable[Tensor]:
+        """The tiles [:, b, c] of a 3-d tensor as matrices, as `fused` gives them; may be walked many times.
+
+        A tile that is a copy lasts until the next is asked for, so that only a single one is copied once for all.
+        """
+        if len(grid) == 1 or self._fused_view(tensor) is not None:
+            return [self.fused(name, tensor[:, b, c]) for b, c in grid]
+        return _Walk(lambda: (self.fused(name, tensor[:, b, c]) for b, c in grid))
 
     def target(self, name: str, piece: Tensor, columns_first: bool = False) -> Tensor:
         """A matrix (rows, features) to compute a piece (*batch, features) of a result in; `store` completes it.
@@ -96,6 +117,10 @@ class Workspace:
         if target.data_ptr() != piece.data_ptr():
             piece.copy_(target.view(piece.shape))
 
+    def _rows(self, name: str, piece: Tensor) -> Tensor:
+        view = self._matrix_view(piece)
+        return view if view is not None else self.copy(name, piece).view(-1, piece.shape[-1])
+
     def _matrix_view(self, piece: Tensor) -> Tensor | None:
         if piece.dtype != self.dtype:
             return None
@@ -110,3 +135,13 @@ class Workspace:
             return None
         matrix = fuse(tensor, 1)
         return matrix if blas_ready(matrix) else None
+
+
+class _Walk:
+    """What a function iterates over, each time anew."""
+
+    def __init__(self, walk: Callable[[], Iterator[Tensor]]) -> None:
+        self._walk = walk
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self._walk()

@@ -5,6 +5,7 @@ tangents, their vmap rules, their sharding over several devices, and their cost.
 """
 
 from . import batching, derivatives, flops, sharding
+from .derivatives import call
 from .library import (
     contract,
     contract_keep,
@@ -17,6 +18,7 @@ from .library import (
 
 __all__ = [
     "batching",
+    "call",
     "contract",
     "contract_keep",
     "derivatives",

@@ -14,7 +14,8 @@ by hand: torch.library.register_autograd has no forward mode, and torch.library.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import Any
 
 import torch
@@ -26,10 +27,42 @@ from . import library as ops
 
 MaybeTensor = Tensor | None
 
+
+def _key_set(*names: str) -> _C.DispatchKeySet:
+    return reduce(or_, (_C.DispatchKeySet(getattr(_C.DispatchKey, name)) for name in names))
+
+
 # Tensors of a device and nothing else: no mode, no transform, no subclass stands between autograd and the kernel.
-_PLAIN = frozenset(
-    _C.DispatchKeySet(key).raw_repr() for key in (_C.DispatchKey.CPU, _C.DispatchKey.CUDA, _C.DispatchKey.XPU)
+_PLAIN = frozenset(_key_set(device).raw_repr() for device in ("CPU", "CUDA", "XPU"))
+
+# The keys of such a tensor in full, and those that a thread adds where no mode is on; outside and in inference mode.
+_PLAIN_TENSOR = frozenset(
+    _key_set(device, f"Autocast{device}", *recording).raw_repr()
+    for device in ("CPU", "CUDA", "XPU")
+    for recording in ((), (f"Autograd{device}", "ADInplaceOrView"))
 )
+_PLAIN_THREAD = frozenset(_key_set("BackendSelect", *more).raw_repr() for more in ((), ("ADInplaceOrView",)))
+
+# For each op, what the dispatcher runs for such tensors.
+_DIRECT: dict[torch._ops.OpOverload, Callable[..., Any]] = {}
+
+
+def call(op: torch._ops.OpOverload, *args: Any) -> Any:
+    """`op(*args)`, past the dispatcher where nothing else would act: two passes through it cost what a tiny layer does.
+
+    Modes, transforms, subclasses, autocast, compilers and torch's profiler see the op as ever.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or _C._autograd._profiler_enabled()
+        or _C._is_any_autocast_enabled()
+        or _C._dispatch_tls_local_include_set().raw_repr() not in _PLAIN_THREAD
+    ):
+        return op(*args)
+    for arg in args:
+        if isinstance(arg, Tensor) and _C._dispatch_keys(arg).raw_repr() not in _PLAIN_TENSOR:
+            return op(*args)
+    return _DIRECT[op](*args)
 
 
 def _in_forward_mode(plain: bool) -> bool:
@@ -66,13 +99,13 @@ def _contract_grads(
     """Gradients of contract for u, v and weight (item 12.4), those that are needed."""
     grad_u = grad_v = grad_w = None
     if needs[0] and needs[1]:
-        grad_u, grad_v = ops.grad_inputs(g, u, v, weight, feature_dim)
+        grad_u, grad_v = call(ops.grad_inputs, g, u, v, weight, feature_dim)
     elif needs[0]:
-        grad_u = ops.contract(g, v, weight.permute(1, 0, 2), None, feature_dim)
+        grad_u = call(ops.contract, g, v, weight.permute(1, 0, 2), None, feature_dim)
     elif needs[1]:
-        grad_v = ops.contract(g, u, weight.permute(2, 0, 1), None, feature_dim)
+        grad_v = call(ops.contract, g, u, weight.permute(2, 0, 1), None, feature_dim)
     if needs[2]:
-        grad_w = ops.grad_weight(g, u, v, feature_dim)
+        grad_w = call(ops.grad_weight, g, u, v, feature_dim)
     return grad_u, grad_v, grad_w
 
 
@@ -356,20 +389,21 @@ def _differentiable(
     # Function.apply, without what it does for callers above the dispatcher.
     apply = super(torch.autograd.Function, derivative).apply  # type: ignore[misc]
 
-    def with_autograd(keyset: _C.DispatchKeySet, *args: Any) -> Any:
-        grad = torch.is_grad_enabled()
-        keys = keyset & _C._after_autograd_keyset
-        plain = keys.raw_repr() in _PLAIN
-        call = kernel if plain else partial(below_autograd, keys, grad, _C._is_fwd_grad_enabled())
-        if not (grad and _C._any_requires_grad(*args)) and not _in_forward_mode(plain):
-            return call(*args)
-        if plain:
+    def recorded(call: Callable[..., Any], *args: Any) -> Any:
+        if (torch.is_grad_enabled() and _C._any_requires_grad(*args)) or _in_forward_mode(plain=call is kernel):
             return apply(call, *args)
+        return call(*args)
+
+    def with_autograd(keyset: _C.DispatchKeySet, *args: Any) -> Any:
+        keys = keyset & _C._after_autograd_keyset
+        if keys.raw_repr() in _PLAIN:
+            return recorded(kernel, *args)
         # Of torch.func's levels the dispatcher has come to one, and that is the one that this derivative is for.
         with enable_single_level_autograd_function():
-            return apply(call, *args)
+            return recorded(partial(below_autograd, keys, torch.is_grad_enabled(), _C._is_fwd_grad_enabled()), *args)
 
     ops.LIBRARY.impl(op, with_autograd, "Autograd", with_keyset=True)
+    _DIRECT[op] = partial(recorded, kernel)
 
 
 _differentiable(ops.contract, factors=3, tensors=4, backward=_contract_backward, jvp=_contract_jvp)
