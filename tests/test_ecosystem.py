@@ -1,7 +1,8 @@
-"""At home in torch: opcheck, compile, export, transforms, autocast, checkpointing, counters."""
+"""At home in torch: opcheck, transforms, autocast, checkpointing, counters, symbolic tracing."""
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import warnings
@@ -11,7 +12,6 @@ import oracle
 import pytest
 import torch
 from oracle import assert_near
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
@@ -165,76 +165,6 @@ def leaves_of(outputs, device, batch=6):
     )
 
 
-@pytest.fixture
-def _fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-@pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
-@pytest.mark.parametrize("outputs", [1, 6])
-def test_compile_without_graph_breaks(backend, device, outputs, compiler):
-    if compiler == "inductor" and backend == "triton" and device.type == "cpu":
-        pytest.skip("inductor generates nothing for our ops; the torch path covers it")
-    leaves = leaves_of(outputs, device)
-    compiled = torch.compile(tb.bilinear, fullgraph=True, backend=compiler)
-    result = compiled(*leaves)
-    assert_near(result, oracle.bilinear(*leaves))
-    grads = torch.autograd.grad(result, leaves, torch.ones_like(result))
-    expected = oracle.gradients(oracle.bilinear, leaves, torch.ones_like(result))
-    for got, want in zip(grads, expected, strict=True):
-        assert_near(got, want)
-
-
-@pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("outputs", [1, 6])
-def test_one_dynamic_graph_serves_every_batch(outputs):
-    counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(lambda *t: tb.bilinear(*t).relu(), fullgraph=True, dynamic=True, backend=counter)
-    for batch in (7, 3, 11, 64):
-        leaves = leaves_of(outputs, "cpu", batch)
-        result = compiled(*leaves)
-        assert_near(result, oracle.bilinear(*leaves).relu())
-        result.sum().backward()
-    assert counter.frame_count == 1
-
-
-@pytest.mark.usefixtures("_fresh_compiler")
-def test_compile_the_other_functions():
-    x, y, weight = tensor(2, 3, 4, requires_grad=True), tensor(2, 6, 5), tensor(2, 4, 5)
-    compiled = torch.compile(tb.pairwise_bilinear, fullgraph=True, backend="aot_eager")
-    result = compiled(x, y, weight)
-    assert_near(result, oracle.pairwise(x, y, weight))
-    result.sum().backward()
-    (want,) = torch.autograd.grad(oracle.pairwise(x, y, weight).sum(), x)
-    assert_near(x.grad, want)
-    form = torch.compile(tb.bilinear_form, fullgraph=True, backend="aot_eager")
-    assert_near(form(x[0], y[0, :3], weight[0]), tb.bilinear_form(x[0], y[0, :3], weight[0]))
-
-
-@pytest.mark.usefixtures("_fresh_compiler")
-def test_export_save_load_run(tmp_path):
-    """An exported layer with a batch size left open runs in a new process that imports the package."""
-    layer = tb.Bilinear(4, 5, 6)
-    x, y = torch.randn(3, 4), torch.randn(3, 5)
-    batch = torch.export.Dim("batch")
-    program = torch.export.export(layer, (x, y), dynamic_shapes=({0: batch}, {0: batch}))
-    assert any("triton_bilinear" in str(node.target) for node in program.graph.nodes)
-    more = torch.randn(7, 4), torch.randn(7, 5)
-    assert torch.equal(program.module()(*more), layer(*more))
-    torch.export.save(program, tmp_path / "layer.pt2")
-    torch.save((*more, layer(*more).detach()), tmp_path / "data.pt")
-    code = f"""
-import torch, triton_bilinear
-x, y, expected = torch.load({str(tmp_path / "data.pt")!r})
-print(torch.allclose(torch.export.load({str(tmp_path / "layer.pt2")!r}).module()(x, y), expected))
-"""
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "True"
-
-
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpoint(backend, device, reentrant):
     leaves = leaves_of(6, device, 3)
@@ -324,3 +254,56 @@ def test_the_ops_own_arithmetic_is_not_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = torch.ops.triton_bilinear.contract(*singles, -1)
     assert_near(result, oracle.bilinear(*singles))
+
+
+class Scores(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.pairs = tb.Bilinear(4, 5, 6), tb.PairwiseBilinear(4, 5, 6)
+
+    def forward(self, x, y):
+        return self.layer(x, y).relu(), self.pairs(x, y)
+
+
+def test_symbolic_tracing():
+    """torch.fx records a call of our functions; the graph module computes the same, also once pickled."""
+    model, x, y = Scores(), torch.randn(3, 4), torch.randn(3, 5)
+    traced = torch.fx.symbolic_trace(model)
+    called = {node.target for node in traced.graph.nodes if node.op == "call_function"}
+    assert called == {tb.bilinear, tb.pairwise_bilinear}
+    for module in (traced, pickle.loads(pickle.dumps(traced))):
+        for got, want in zip(module(x, y), model(x, y), strict=True):
+            assert torch.equal(got, want)
+
+
+def test_forward_mode_over_forward_mode(backend, device):
+    """Mixed second derivatives, of which an outer level lost in an inner jvp would leave zero."""
+    x, y, weight = tensor(2, 3, device=device), tensor(2, 4, device=device), tensor(3, 3, 4, device=device)
+    tx, ty = torch.randn_like(x), torch.randn_like(y)
+
+    def along_y(x):
+        return jvp(lambda y: tb.bilinear(x, y, weight), (y,), (ty,))[1]
+
+    assert_near(jvp(along_y, (x,), (tx,))[1], oracle.bilinear(tx, ty, weight))
+
+
+def test_derivatives_of_one_sample_on_either_path(backend, device):
+    """Per-sample gradients, a Jacobian either way and a Hessian, small enough for the interpreter."""
+    x, y, weight = tensor(2, 2, device=device), tensor(2, 3, device=device), tensor(2, 2, 3, device=device)
+
+    def exact(x, y, weight):
+        return torch.einsum("...m,lmn,...n->...l", x, weight, y)
+
+    def of(function):
+        def loss(weight, x, y):
+            return function(x, y, weight).square().sum()
+
+        return (
+            vmap(grad(loss), (None, 0, 0))(weight, x, y),
+            jacrev(function, 2)(x[0], y[0], weight),
+            jacfwd(function, 0)(x[0], y[0], weight),
+            hessian(loss, 1)(weight, x[0], y[0]),
+        )
+
+    for ours, theirs in zip(of(tb.bilinear), of(exact), strict=True):
+        assert_near(ours, theirs)

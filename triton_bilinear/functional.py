@@ -46,13 +46,20 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None, *
     if torch.is_grad_enabled():
         # A product with the weight that is no larger than the arguments and the result is worth keeping: it is most
         # of a gradient.
-        # Of two outputs the gradient takes a call more, which a small problem feels and the saved unit does not repay.
-        limit = m + n + outputs if outputs == 1 or x.numel() * n * outputs > _SMALL else 0
-        if y.requires_grad and outputs * n <= limit:
+        limit = m + n + outputs
+        if y.requires_grad and outputs * n <= limit and _repays(x, n, outputs):
             return ops.call(ops.contract_keep, x, y, weight, bias, axis)[0]
-        if x.requires_grad and not y.requires_grad and outputs * m <= limit:
+        if x.requires_grad and not y.requires_grad and outputs * m <= limit and _repays(x, n, outputs):
             return ops.call(ops.contract_keep, y, x, weight.mT, bias, axis)[0]
     return ops.call(ops.contract, x, y, weight, bias, axis)
+
+
+def _repays(x: Tensor, n: int, outputs: int) -> bool:
+    """Whether a kept product repays what it costs the gradient: a call more where there are several outputs.
+
+    A small problem feels that call. A compiled graph is one for every batch: there the batch must not decide.
+    """
+    return outputs == 1 or torch.compiler.is_compiling() or x.numel() * n * outputs > _SMALL
 
 
 def bilinear_form(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
