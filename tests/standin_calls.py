@@ -51,6 +51,18 @@ def _step(function: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> None
         torch.autograd.grad(result, leaves, torch.zeros_like(result))
 
 
+def float32_precisions(settings: list[str]) -> list[str]:
+    """The precision of the products that bilinear launches, after each of these statements."""
+    found = []
+    for statement in settings:
+        exec(statement, {"torch": torch})
+        before = len(triton.runtime.driver.active.launches)
+        with use_backend("triton"):
+            bilinear(torch.zeros(64, 32), torch.zeros(64, 32), torch.zeros(64, 32, 32))
+        found.append(triton.runtime.driver.active.launches[before].arguments["PRECISION"])
+    return found
+
+
 def switch_devices(names: list[str]) -> list[DeviceSpec]:
     """The device that the library sees as one driver after another becomes active."""
     specs = []

@@ -138,6 +138,16 @@ def test_what_the_properties_give_is_near_what_the_table_says(name):
     assert built.source != spec.source
 
 
+@pytest.mark.parametrize("name", device_names())
+def test_a_driver_that_gives_no_clock_gets_a_typical_one(name):
+    spec = find_device(name)
+    properties = {key: properties_of(spec)[key] for key in ("multiprocessor_count", "max_shared_mem")}
+    built = device_from_properties(gpu_target(spec.architecture), {"name": "Some Card", **properties})
+    assert (built.sm_count, built.shared_memory) == (spec.sm_count, spec.shared_memory)
+    assert built.clock_hz == pytest.approx(spec.clock_hz, rel=0.35)
+    assert built.memory_bandwidth > 1e11
+
+
 def test_a_slice_of_a_known_device_is_another_device():
     whole = find_device("NVIDIA H100 80GB HBM3")
     part = device_from_properties(gpu_target("sm_90"), properties_of(whole, multiprocessor_count=16))
