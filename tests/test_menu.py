@@ -293,7 +293,7 @@ def random_problems(device: DeviceSpec, count: int) -> Iterator[tuple[Callable[.
         yield plan_contract, ContractProblem(*common, names[0], vector, width(), draw.random() < 0.3)
         yield plan_grad_inputs, GradInputsProblem(*common, names[1], vector, width())
         yield plan_grad_weight, GradWeightProblem(*common, (width(), width(), width()))
-        yield plan_chain, ChainProblem(size(), size(), size(), size(), size(), size(), dtype, precision, width())
+        yield plan_chain, ChainProblem(size(), size(), size(), size(), size(), size(), dtype, precision, width(), rows)
 
 
 @pytest.mark.parametrize("name", device_names())

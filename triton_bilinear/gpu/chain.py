@@ -10,7 +10,17 @@ from ..kernels.chain import chain_kernel
 from ..planning import ChainProblem, Plan, plan_chain
 from ..tuning.devices import DeviceSpec
 from .device import float32_precision
-from .launch import Launch, common_constants, even, plan_launch, run_planned, span, unit_axis, vectors
+from .launch import (
+    Launch,
+    common_constants,
+    distinct_elements,
+    even,
+    plan_launch,
+    run_planned,
+    span,
+    unit_axis,
+    vectors,
+)
 from .reduction import reduce_partials, workspace
 from .rows import batch_rows, merge_axes
 
@@ -34,7 +44,8 @@ def chain_launches(
     dtype = str(p.dtype).removeprefix("torch.")
     precision = float32_precision(p, device)
     vector = min(unit_axis(tensor, "bokij")[1] for tensor in (p, q, r))
-    plan = plan or plan_chain(ChainProblem(batch * outer, K, A, C, D, E, dtype, precision, vector), device)
+    inputs = sum(distinct_elements(tensor) for tensor in (p, q, r))
+    plan = plan or plan_chain(ChainProblem(batch * outer, K, A, C, D, E, dtype, precision, vector, inputs), device)
     if len(merge_axes(out.shape[:-1], [out.stride()[:-1]])) > 2:
         plan = replace(plan, splits=1)  # the second pass writes rows of two levels at most
     config = plan.config
@@ -72,7 +83,7 @@ def chain_launches(
     launches = [plan_launch(chain_kernel, grid, arguments, plan, device)]
     if partial is not None:
         rows, _ = batch_rows([], [out])
-        launches.append(reduce_partials(partial, None, out, rows.inner, rows.strides[0], out.stride(-1)))
+        launches.append(reduce_partials(partial, None, out, rows.inner, rows.strides[0], out.stride(-1), device))
     return launches
 
 

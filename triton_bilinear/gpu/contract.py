@@ -85,7 +85,7 @@ def contract_launches(
     }
     return [
         _first_pass(u, v, weight, kept, rows, row_strides, plan, precision, device, partial_arguments),
-        reduce_partials(partial, bias, out, rows.inner, row_strides[2], out.stride(-1)),
+        reduce_partials(partial, bias, out, rows.inner, row_strides[2], out.stride(-1), device),
     ]
 
 

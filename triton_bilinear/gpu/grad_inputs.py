@@ -83,8 +83,8 @@ def _joint(
     tiles_per_group = -(-n_tiles // plan.groups)
     # dx grows from n tile to n tile: in the result itself where its dtype is the accumulator's, else in a workspace.
     direct_x = n_tiles == 1 or (plan.groups == 1 and out_x.dtype == accumulator(out_x))
-    dx, dx_strides, reduce_x = _target(out_x, rows, 3, plan.groups, direct_x)
-    dy, dy_strides, reduce_y = _target(out_y, rows, 4, plan.splits, plan.splits == 1)
+    dx, dx_strides, reduce_x = _target(out_x, rows, 3, plan.groups, direct_x, device)
+    dy, dy_strides, reduce_y = _target(out_y, rows, 4, plan.splits, plan.splits == 1, device)
     m_tiles = -(-M // config["M"])
     spans = [rows.reach(index) + span(tensor, 1) for index, tensor in enumerate((g, x, y, out_x, out_y))]
     arguments = {
@@ -130,7 +130,7 @@ def _joint(
 
 
 def _target(
-    out: Tensor, rows: Rows, index: int, splits: int, direct: bool
+    out: Tensor, rows: Rows, index: int, splits: int, direct: bool, device: DeviceSpec
 ) -> tuple[Tensor, tuple[int, int, int, int], list[Launch]]:
     """Where the kernel writes a gradient, the strides (split, outer row, inner row, column), and the second pass."""
     outer, inner = rows.strides[index]
@@ -139,4 +139,4 @@ def _target(
     columns = out.shape[-1]
     partial = workspace(out, splits, rows.count, columns)
     strides = (rows.count * columns, rows.inner * columns, columns, 1)
-    return partial, strides, [reduce_partials(partial, None, out, rows.inner, (outer, inner), out.stride(-1))]
+    return partial, strides, [reduce_partials(partial, None, out, rows.inner, (outer, inner), out.stride(-1), device)]

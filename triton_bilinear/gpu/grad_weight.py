@@ -82,5 +82,5 @@ def grad_weight_launches(
     if partial is not None:
         # Rows (p, q) of the result in two levels: q within p.
         row_strides = (target.stride(0), target.stride(1))
-        launches.append(reduce_partials(partial, None, out, Q, row_strides, target.stride(2)))
+        launches.append(reduce_partials(partial, None, out, Q, row_strides, target.stride(2), device))
     return launches

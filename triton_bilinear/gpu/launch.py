@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from math import gcd
+from dataclasses import dataclass
+from math import gcd, prod
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ _WIDE = 2**31
 class Launch:
     """arguments: every argument of the kernel by name, compile-time constants included.
 
-    plan: the plan that it carries out; None for the second pass of a split. options: of the compiler, beside these.
+    options: of the compiler, beside these. plan: the plan that it carries out; None for the second pass of a split.
     """
 
     kernel: Any
@@ -32,8 +32,8 @@ class Launch:
     arguments: dict[str, Any]
     num_warps: int
     num_stages: int
+    options: Mapping[str, Any]
     plan: Plan | None = None
-    options: Mapping[str, Any] = field(default_factory=lambda: {"enable_fp_fusion": True})
 
     def run(self) -> None:
         arguments = self.arguments
@@ -47,11 +47,17 @@ def plan_launch(
     kernel: Any, grid: tuple[int, int], arguments: dict[str, Any], plan: Plan, device: DeviceSpec
 ) -> Launch:
     """The launch that carries out a plan on a device."""
+    config = plan.config
+    return Launch(kernel, grid, arguments, config.num_warps, config.num_stages, compiler_options(device), plan)
+
+
+def compiler_options(device: DeviceSpec) -> dict[str, Any]:
+    """What every kernel is compiled with."""
     options: dict[str, Any] = {"enable_fp_fusion": True}
     if device.vendor == "nvidia":
         # Left to itself, ptxas spills a little rather than pass the registers that one more block on the SM would need.
         options["maxnreg"] = 255
-    return Launch(kernel, grid, arguments, plan.config.num_warps, plan.config.num_stages, plan, options)
+    return options
 
 
 def run(launches: Iterable[Launch], where: Tensor) -> None:
@@ -144,6 +150,11 @@ def unit_axis(tensor: Tensor, names: str) -> tuple[str, int]:
 def vector_bytes(tensor: Tensor) -> int:
     """The bytes that a tile (rows, features) of an operand is read with at a time; 16 for a single column."""
     return 16 if tensor.shape[-1] == 1 else unit_axis(tensor, "b" * tensor.dim())[1]
+
+
+def distinct_elements(tensor: Tensor) -> int:
+    """How many elements the tensor has, expanded axes counted once."""
+    return prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
 
 
 def span(tensor: Tensor, axes: int) -> int:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.reduce import reduce_partials_kernel
-from .launch import Launch, accumulator
+from ..tuning.devices import DeviceSpec
+from .launch import Launch, accumulator, compiler_options
 
 _BLOCK_B, _BLOCK_P = 32, 64
 
@@ -17,7 +18,13 @@ def workspace(like: Tensor, splits: int, rows: int, columns: int) -> Tensor:
 
 
 def reduce_partials(
-    partial: Tensor, bias: Tensor | None, out: Tensor, inner: int, row_strides: tuple[int, int], column_stride: int
+    partial: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    inner: int,
+    row_strides: tuple[int, int],
+    column_stride: int,
+    device: DeviceSpec,
 ) -> Launch:
     """out[row, column] = sum over splits (+ bias[column]); rows are addressed as in `Rows`."""
     splits, rows, columns = partial.shape
@@ -43,4 +50,5 @@ def reduce_partials(
         },
         num_warps=4,
         num_stages=2,
+        options=compiler_options(device),
     )

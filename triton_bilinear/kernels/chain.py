@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, widen
+from triton_bilinear.kernels.helpers import aligned, strides, strides3
 
 
 @triton.jit
@@ -28,24 +28,24 @@ def chain_kernel(
     would be, and feeds the second product.
     """
     A, C, D, E = aligned(A, VEC_A), aligned(C, VEC_C), aligned(D, VEC_D), aligned(E, VEC_E)
-    stride_pb, stride_po, stride_pk = aligned3(stride_pb, stride_po, stride_pk, VEC_P)
-    stride_pa, stride_pe = aligned(stride_pa, VEC_P), aligned(stride_pe, VEC_P)
-    stride_qb, stride_qo, stride_qk = aligned3(stride_qb, stride_qo, stride_qk, VEC_Q)
-    stride_qe, stride_qc = aligned(stride_qe, VEC_Q), aligned(stride_qc, VEC_Q)
-    stride_rb, stride_ro, stride_rk = aligned3(stride_rb, stride_ro, stride_rk, VEC_R)
-    stride_rc, stride_rd = aligned(stride_rc, VEC_R), aligned(stride_rd, VEC_R)
-    stride_ob, stride_oo, stride_oa = aligned3(stride_ob, stride_oo, stride_oa, VEC_OUT)
-    stride_od, stride_os = aligned(stride_od, VEC_OUT), aligned(stride_os, VEC_OUT)
+    stride_pb, stride_po, stride_pk = strides3(stride_pb, stride_po, stride_pk, VEC_P, WIDE)
+    stride_pa, stride_pe = strides(stride_pa, VEC_P, WIDE), strides(stride_pe, VEC_P, WIDE)
+    stride_qb, stride_qo, stride_qk = strides3(stride_qb, stride_qo, stride_qk, VEC_Q, WIDE)
+    stride_qe, stride_qc = strides(stride_qe, VEC_Q, WIDE), strides(stride_qc, VEC_Q, WIDE)
+    stride_rb, stride_ro, stride_rk = strides3(stride_rb, stride_ro, stride_rk, VEC_R, WIDE)
+    stride_rc, stride_rd = strides(stride_rc, VEC_R, WIDE), strides(stride_rd, VEC_R, WIDE)
+    stride_ob, stride_oo, stride_oa = strides3(stride_ob, stride_oo, stride_oa, VEC_OUT, WIDE)
+    stride_od, stride_os = strides(stride_od, VEC_OUT, WIDE), strides(stride_os, VEC_OUT, WIDE)
 
     num_a, num_d = tl.cdiv(A, BLOCK_A), tl.cdiv(D, BLOCK_D)
     pid = tl.program_id(0)
     tile = pid % (num_a * num_d)
     b = (pid // (num_a * num_d) // OUTER).to(tl.int64)
     o = (pid // (num_a * num_d) % OUTER).to(tl.int64)
-    offs_a = offsets(tile // num_d * BLOCK_A, BLOCK_A, WIDE)
-    offs_d = offsets(tile % num_d * BLOCK_D, BLOCK_D, WIDE)
-    offs_c = offsets(0, BLOCK_C, WIDE)
-    offs_e = offsets(0, BLOCK_E, WIDE)
+    offs_a = tile // num_d * BLOCK_A + tl.arange(0, BLOCK_A)
+    offs_d = tile % num_d * BLOCK_D + tl.arange(0, BLOCK_D)
+    offs_c = tl.arange(0, BLOCK_C)
+    offs_e = tl.arange(0, BLOCK_E)
     mask_a = ((offs_a < A) | EVEN_A)[:, None]
     mask_d = ((offs_d < D) | EVEN_D)[None, :]
 
@@ -64,16 +64,16 @@ def chain_kernel(
         k = (step // steps_c).to(tl.int64)
         c0 = step % steps_c * BLOCK_C
         mask_c = (c0 + offs_c < C) | EVEN_C
-        q_step = k * stride_qk + c0 * widen(stride_qc, WIDE)
+        q_step = k * stride_qk + c0 * stride_qc
         inner = tl.zeros((BLOCK_A, BLOCK_C), ACC)
         for e0 in range(0, E, BLOCK_E):
             mask_e = (e0 + offs_e < E) | EVEN_E
-            p_tile = p_ptrs + k * stride_pk + e0 * widen(stride_pe, WIDE)
-            q_tile = q_ptrs + q_step + e0 * widen(stride_qe, WIDE)
+            p_tile = p_ptrs + k * stride_pk + e0 * stride_pe
+            q_tile = q_ptrs + q_step + e0 * stride_qe
             p = tl.load(p_tile, mask=mask_a & mask_e[None, :], other=0.0)
             q = tl.load(q_tile, mask=mask_e[:, None] & mask_c[None, :], other=0.0)
             inner = tl.dot(p, q, inner, input_precision=PRECISION, out_dtype=ACC)
-        r_tile = r_ptrs + k * stride_rk + c0 * widen(stride_rc, WIDE)
+        r_tile = r_ptrs + k * stride_rk + c0 * stride_rc
         r = tl.load(r_tile, mask=mask_c[:, None] & mask_d, other=0.0)
         acc = tl.dot(inner.to(r.dtype), r, acc, input_precision=PRECISION, out_dtype=ACC)
 

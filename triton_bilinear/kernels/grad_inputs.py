@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, tile_rows, widen
+from triton_bilinear.kernels.helpers import aligned, strides, strides3, tile_rows
 
 
 @triton.jit
@@ -32,32 +32,32 @@ def grad_inputs_kernel(
     HOLD_G: all of g's columns fit one tile (L <= BLOCK_L) and stay on chip for the whole walk.
     """
     L, M, N = aligned(L, VEC_L), aligned(M, VEC_M), aligned(N, VEC_N)
-    stride_gb, stride_gi, stride_gl = aligned3(stride_gb, stride_gi, stride_gl, VEC_G)
-    stride_xb, stride_xi, stride_xm = aligned3(stride_xb, stride_xi, stride_xm, VEC_X)
-    stride_yb, stride_yi, stride_yn = aligned3(stride_yb, stride_yi, stride_yn, VEC_Y)
-    stride_al, stride_am, stride_an = aligned3(stride_al, stride_am, stride_an, VEC_A)
-    stride_dxb, stride_dxi, stride_dxm = aligned3(stride_dxb, stride_dxi, stride_dxm, VEC_DX)
-    stride_dyb, stride_dyi, stride_dyn = aligned3(stride_dyb, stride_dyi, stride_dyn, VEC_DY)
-    stride_dxs, stride_dys = aligned(stride_dxs, VEC_DX), aligned(stride_dys, VEC_DY)
+    stride_gb, stride_gi, stride_gl = strides3(stride_gb, stride_gi, stride_gl, VEC_G, WIDE)
+    stride_xb, stride_xi, stride_xm = strides3(stride_xb, stride_xi, stride_xm, VEC_X, WIDE)
+    stride_yb, stride_yi, stride_yn = strides3(stride_yb, stride_yi, stride_yn, VEC_Y, WIDE)
+    stride_al, stride_am, stride_an = strides3(stride_al, stride_am, stride_an, VEC_A, WIDE)
+    stride_dxb, stride_dxi, stride_dxm = strides3(stride_dxb, stride_dxi, stride_dxm, VEC_DX, WIDE)
+    stride_dyb, stride_dyi, stride_dyn = strides3(stride_dyb, stride_dyi, stride_dyn, VEC_DY, WIDE)
+    stride_dxs, stride_dys = strides(stride_dxs, VEC_DX, WIDE), strides(stride_dys, VEC_DY, WIDE)
 
     num_n = tl.cdiv(N, BLOCK_N)
     num_groups = tl.cdiv(num_n, tiles_per_group)
     group = tl.program_id(0) % num_groups
     split = tl.program_id(1)
     b0 = (tl.program_id(0) // num_groups) * BLOCK_B
-    offs_l = offsets(0, BLOCK_L, WIDE)
-    offs_m = offsets(0, BLOCK_M, WIDE)
-    offs_n = offsets(0, BLOCK_N, WIDE)
-    offs_c = offsets(0, BLOCK_M * BLOCK_N, WIDE)
+    offs_l = tl.arange(0, BLOCK_L)
+    offs_m = tl.arange(0, BLOCK_M)
+    offs_n = tl.arange(0, BLOCK_N)
+    offs_c = tl.arange(0, BLOCK_M * BLOCK_N)
     col_m, col_n = offs_c // BLOCK_N, offs_c % BLOCK_N
     rows = b0 + tl.arange(0, BLOCK_B) < B
     mask_b = (rows | EVEN_B)[:, None]
 
-    g_base, g_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_gb, stride_gi, ROWS, WIDE)
-    x_base, x_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_xb, stride_xi, ROWS, WIDE)
-    y_base, y_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_yb, stride_yi, ROWS, WIDE)
-    dx_base, dx_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_dxb, stride_dxi, ROWS, WIDE)
-    dy_base, dy_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_dyb, stride_dyi, ROWS, WIDE)
+    g_base, g_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_gb, stride_gi, ROWS)
+    x_base, x_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_xb, stride_xi, ROWS)
+    y_base, y_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_yb, stride_yi, ROWS)
+    dx_base, dx_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_dxb, stride_dxi, ROWS)
+    dy_base, dy_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_dyb, stride_dyi, ROWS)
     dx_base += group.to(tl.int64) * stride_dxs
     dy_base += split.to(tl.int64) * stride_dys
     g_ptrs = g_ptr + g_base + (g_rows[:, None] + offs_l[None, :] * stride_gl)
@@ -75,16 +75,16 @@ def grad_inputs_kernel(
     for n0 in range(n_first, min(n_first + tiles_per_group * BLOCK_N, N), BLOCK_N):
         tl.debug_barrier()  # this program's own dx of the n tile before is read back below, by other threads of it
         mask_n = ((n0 + offs_n < N) | EVEN_N)[None, :]
-        y = tl.load(y_ptrs + n0 * widen(stride_yn, WIDE), mask=mask_b & mask_n, other=0.0).to(ACC)
+        y = tl.load(y_ptrs + n0 * stride_yn, mask=mask_b & mask_n, other=0.0).to(ACC)
         dy = tl.zeros((BLOCK_B, BLOCK_N), ACC)
         grown = tl.full((1, 1), n0, tl.int32) > n_first
         for m0 in range(m_first, m_last, BLOCK_M):
-            a_step = m0 * widen(stride_am, WIDE) + n0 * widen(stride_an, WIDE)
+            a_step = m0 * stride_am + n0 * stride_an
             mask_c = (((m0 + col_m < M) | EVEN_M) & ((n0 + col_n < N) | EVEN_N))[None, :]
             mask_x = mask_b & ((m0 + offs_m < M) | EVEN_M)[None, :]
             dx_mask = rows[:, None] & (m0 + offs_m < M)[None, :]
-            dx_tile = dx_ptrs + m0 * widen(stride_dxm, WIDE)
-            x = tl.load(x_ptrs + m0 * widen(stride_xm, WIDE), mask=mask_x, other=0.0).to(ACC)
+            dx_tile = dx_ptrs + m0 * stride_dxm
+            x = tl.load(x_ptrs + m0 * stride_xm, mask=mask_x, other=0.0).to(ACC)
             dx = tl.load(dx_tile, mask=dx_mask & grown, other=0.0).to(ACC)
             if HOLD_G:
                 a = tl.load(a_ptrs + a_step, mask=((offs_l < L) | EVEN_L)[:, None] & mask_c, other=0.0)
@@ -93,8 +93,8 @@ def grad_inputs_kernel(
                 acc = tl.zeros((BLOCK_B, BLOCK_M * BLOCK_N), ACC)
                 for l0 in range(0, L, BLOCK_L):
                     mask_l = (l0 + offs_l < L) | EVEN_L
-                    g = tl.load(g_ptrs + l0 * widen(stride_gl, WIDE), mask=mask_b & mask_l[None, :], other=0.0)
-                    a_tile = a_ptrs + l0 * widen(stride_al, WIDE) + a_step
+                    g = tl.load(g_ptrs + l0 * stride_gl, mask=mask_b & mask_l[None, :], other=0.0)
+                    a_tile = a_ptrs + l0 * stride_al + a_step
                     a = tl.load(a_tile, mask=mask_l[:, None] & mask_c, other=0.0)
                     acc = tl.dot(g, a, acc, input_precision=PRECISION, out_dtype=ACC)
             grad = tl.reshape(acc, (BLOCK_B, BLOCK_M, BLOCK_N))
@@ -102,4 +102,4 @@ def grad_inputs_kernel(
             dx += tl.sum(grad * y[:, None, :], 2)
             tl.store(dx_tile, dx.to(dx_ptr.dtype.element_ty), mask=dx_mask)
         dy_mask = rows[:, None] & (n0 + offs_n < N)[None, :]
-        tl.store(dy_ptrs + n0 * widen(stride_dyn, WIDE), dy.to(dy_ptr.dtype.element_ty), mask=dy_mask)
+        tl.store(dy_ptrs + n0 * stride_dyn, dy.to(dy_ptr.dtype.element_ty), mask=dy_mask)

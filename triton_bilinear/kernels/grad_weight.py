@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, tile_rows
+from triton_bilinear.kernels.helpers import aligned, strides, strides3, tile_rows
 
 
 @triton.jit
@@ -27,19 +27,19 @@ def grad_weight_kernel(
     registers and never stored.
     """
     P, Q, R = aligned(P, VEC_P), aligned(Q, VEC_Q), aligned(R, VEC_R)
-    stride_ab, stride_ai, stride_ap = aligned3(stride_ab, stride_ai, stride_ap, VEC_A)
-    stride_bb, stride_bi, stride_bq = aligned3(stride_bb, stride_bi, stride_bq, VEC_B)
-    stride_cb, stride_ci, stride_cr = aligned3(stride_cb, stride_ci, stride_cr, VEC_C)
-    stride_op, stride_oq, stride_or = aligned3(stride_op, stride_oq, stride_or, VEC_OUT)
-    stride_os = aligned(stride_os, VEC_OUT)
+    stride_ab, stride_ai, stride_ap = strides3(stride_ab, stride_ai, stride_ap, VEC_A, WIDE)
+    stride_bb, stride_bi, stride_bq = strides3(stride_bb, stride_bi, stride_bq, VEC_B, WIDE)
+    stride_cb, stride_ci, stride_cr = strides3(stride_cb, stride_ci, stride_cr, VEC_C, WIDE)
+    stride_op, stride_oq, stride_or = strides3(stride_op, stride_oq, stride_or, VEC_OUT, WIDE)
+    stride_os = strides(stride_os, VEC_OUT, WIDE)
 
     num_q, num_r = tl.cdiv(Q, BLOCK_Q), tl.cdiv(R, BLOCK_R)
     pid = tl.program_id(0)
     p0 = pid // (num_q * num_r) * BLOCK_P
     q0 = pid // num_r % num_q * BLOCK_Q
-    offs_p = offsets(p0, BLOCK_P, WIDE)
-    offs_q = offsets(q0, BLOCK_Q, WIDE)
-    offs_r = offsets(pid % num_r * BLOCK_R, BLOCK_R, WIDE)
+    offs_p = p0 + tl.arange(0, BLOCK_P)
+    offs_q = q0 + tl.arange(0, BLOCK_Q)
+    offs_r = pid % num_r * BLOCK_R + tl.arange(0, BLOCK_R)
     mask_p = ((offs_p < P) | EVEN_P)[:, None]
     mask_q = ((offs_q < Q) | EVEN_Q)[None, :]
     mask_r = ((offs_r < R) | EVEN_R)[None, :]
@@ -52,9 +52,9 @@ def grad_weight_kernel(
     acc = tl.zeros((BLOCK_P * BLOCK_Q, BLOCK_R), ACC)
     for b0 in range(first, last, BLOCK_B):
         mask_b = (b0 + tl.arange(0, BLOCK_B) < last) | EVEN_B
-        a_base, a_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_ab, stride_ai, ROWS, WIDE)
-        b_base, b_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_bb, stride_bi, ROWS, WIDE)
-        c_base, c_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_cb, stride_ci, ROWS, WIDE)
+        a_base, a_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_ab, stride_ai, ROWS)
+        b_base, b_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_bb, stride_bi, ROWS)
+        c_base, c_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_cb, stride_ci, ROWS)
         a = tl.load(a_ptrs + a_rows[None, :] + a_base, mask=mask_b[None, :] & mask_p, other=0.0)
         b = tl.load(b_ptrs + b_rows[:, None] + b_base, mask=mask_b[:, None] & mask_q, other=0.0)
         c = tl.load(c_ptrs + c_rows[:, None] + c_base, mask=mask_b[:, None] & mask_r, other=0.0)
@@ -65,7 +65,7 @@ def grad_weight_kernel(
             ab = tl.reshape(a[:, None, :] * tl.trans(b)[None, :, :], (BLOCK_P * BLOCK_Q, BLOCK_B))
         acc = tl.dot(ab, c, acc, input_precision=PRECISION, out_dtype=ACC)
 
-    offs_pq = offsets(0, BLOCK_P * BLOCK_Q, WIDE)
+    offs_pq = tl.arange(0, BLOCK_P * BLOCK_Q)
     row_p, row_q = p0 + offs_pq // BLOCK_Q, q0 + offs_pq % BLOCK_Q
     out_offs = (row_p * stride_op + row_q * stride_oq)[:, None] + offs_r[None, :] * stride_or
     out_ptrs = out_ptr + tl.program_id(1).to(tl.int64) * stride_os + out_offs

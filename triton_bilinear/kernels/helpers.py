@@ -5,15 +5,6 @@ import triton.language as tl
 
 
 @triton.jit
-def offsets(start, SIZE: tl.constexpr, WIDE: tl.constexpr):
-    """``start + arange(SIZE)``, in 64 bits where the launcher found that 32 do not suffice."""
-    offs = tl.arange(0, SIZE)
-    if WIDE:
-        offs = offs.to(tl.int64)
-    return start + offs
-
-
-@triton.jit
 def row_offsets(offs_b, B_INNER, stride_outer, stride_inner):
     """Element offset of every batch row, in 64 bits."""
     outer = (offs_b // B_INNER).to(tl.int64)
@@ -22,24 +13,23 @@ def row_offsets(offs_b, B_INNER, stride_outer, stride_inner):
 
 
 @triton.jit
-def tile_rows(first, SIZE: tl.constexpr, B_INNER, stride_outer, stride_inner, ROWS: tl.constexpr, WIDE: tl.constexpr):
+def tile_rows(first, SIZE: tl.constexpr, B_INNER, stride_outer, stride_inner, ROWS: tl.constexpr):
     """Offsets of SIZE batch rows in two parts: the first row's, a 64-bit scalar, and each row's from that one.
 
-    The second part has 32 bits unless WIDE. ROWS: "flat" where there is no outer step, "straight" where no tile crosses
+    The second part has the strides' width. ROWS: "flat" where there is no outer step, "straight" where no tile crosses
     one, "crossing" where some do.
     """
     offs = tl.arange(0, SIZE)
     if ROWS == "flat":
-        return tl.cast(first, tl.int64) * stride_inner, offs * widen(stride_inner, WIDE)
+        return tl.cast(first, tl.int64) * stride_inner, offs * stride_inner
     else:
         outer, inner = first // B_INNER, first % B_INNER
         base = tl.cast(outer, tl.int64) * stride_outer + tl.cast(inner, tl.int64) * stride_inner
         if ROWS == "straight":
-            return base, offs * widen(stride_inner, WIDE)
+            return base, offs * stride_inner
         else:
             rows = first + offs
-            from_outer = (rows // B_INNER - outer) * widen(stride_outer, WIDE)
-            return base, from_outer + (rows % B_INNER - inner) * widen(stride_inner, WIDE)
+            return base, (rows // B_INNER - outer) * stride_outer + (rows % B_INNER - inner) * stride_inner
 
 
 @triton.jit
@@ -56,15 +46,19 @@ def aligned(value, VEC: tl.constexpr):
 
 
 @triton.jit
-def aligned3(first, second, third, VEC: tl.constexpr):
-    """`aligned` for the three strides of an operand."""
-    return aligned(first, VEC), aligned(second, VEC), aligned(third, VEC)
+def strides(value, VEC: tl.constexpr, WIDE: tl.constexpr):
+    """A stride that is a multiple of VEC, in 64 bits where the launcher found that offsets need them.
+
+    Indices stay 32 bits wide: masks are made of them.
+    """
+    value = aligned(value, VEC)
+    if WIDE and not isinstance(value, int):
+        return tl.cast(value, tl.int64)
+    else:
+        return value
 
 
 @triton.jit
-def widen(stride, WIDE: tl.constexpr):
-    """A stride whose multiples may pass 2**31."""
-    if WIDE:
-        return tl.cast(stride, tl.int64)
-    else:
-        return stride
+def strides3(first, second, third, VEC: tl.constexpr, WIDE: tl.constexpr):
+    """`strides` for the three strides of an operand."""
+    return strides(first, VEC, WIDE), strides(second, VEC, WIDE), strides(third, VEC, WIDE)

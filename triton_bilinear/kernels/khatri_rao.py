@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, tile_rows, widen
+from triton_bilinear.kernels.helpers import aligned, strides, strides3, tile_rows
 
 
 @triton.jit
@@ -28,25 +28,25 @@ def contract_khatri_rao_kernel(
     Neighbouring programs share the batch rows; all programs walk T in the same order, so it is read from L2.
     """
     P, Q, R = aligned(P, VEC_P), aligned(Q, VEC_Q), aligned(R, VEC_R)
-    stride_ub, stride_ui, stride_uq = aligned3(stride_ub, stride_ui, stride_uq, VEC_U)
-    stride_vb, stride_vi, stride_vr = aligned3(stride_vb, stride_vi, stride_vr, VEC_V)
-    stride_tp, stride_tq, stride_tr = aligned3(stride_tp, stride_tq, stride_tr, VEC_T)
-    stride_ob, stride_oi, stride_op = aligned3(stride_ob, stride_oi, stride_op, VEC_OUT)
-    stride_os = aligned(stride_os, VEC_OUT)
+    stride_ub, stride_ui, stride_uq = strides3(stride_ub, stride_ui, stride_uq, VEC_U, WIDE)
+    stride_vb, stride_vi, stride_vr = strides3(stride_vb, stride_vi, stride_vr, VEC_V, WIDE)
+    stride_tp, stride_tq, stride_tr = strides3(stride_tp, stride_tq, stride_tr, VEC_T, WIDE)
+    stride_ob, stride_oi, stride_op = strides3(stride_ob, stride_oi, stride_op, VEC_OUT, WIDE)
+    stride_os = strides(stride_os, VEC_OUT, WIDE)
 
     num_p = tl.cdiv(P, BLOCK_P)
     pid = tl.program_id(0)
     b0 = (pid // num_p) * BLOCK_B
     rows = b0 + tl.arange(0, BLOCK_B) < B
-    offs_p = offsets((pid % num_p) * BLOCK_P, BLOCK_P, WIDE)
-    offs_q = offsets(0, BLOCK_Q, WIDE)
-    offs_r = offsets(0, BLOCK_R, WIDE)
-    offs_k = offsets(0, BLOCK_Q * BLOCK_R, WIDE)
+    offs_p = (pid % num_p) * BLOCK_P + tl.arange(0, BLOCK_P)
+    offs_q = tl.arange(0, BLOCK_Q)
+    offs_r = tl.arange(0, BLOCK_R)
+    offs_k = tl.arange(0, BLOCK_Q * BLOCK_R)
     mask_b = (rows | EVEN_B)[:, None]
     mask_p = ((offs_p < P) | EVEN_P)[None, :]
 
-    u_base, u_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_ub, stride_ui, ROWS, WIDE)
-    v_base, v_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_vb, stride_vi, ROWS, WIDE)
+    u_base, u_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_ub, stride_ui, ROWS)
+    v_base, v_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_vb, stride_vi, ROWS)
     u_ptrs = u_ptr + u_base + (u_rows[:, None] + offs_q[None, :] * stride_uq)
     v_ptrs = v_ptr + v_base + (v_rows[:, None] + offs_r[None, :] * stride_vr)
     k_q, k_r = offs_k // BLOCK_R, offs_k % BLOCK_R
@@ -62,9 +62,9 @@ def contract_khatri_rao_kernel(
         mask_u = mask_b & ((q0 + offs_q < Q) | EVEN_Q)[None, :]
         mask_v = mask_b & ((r0 + offs_r < R) | EVEN_R)[None, :]
         mask_k = ((q0 + k_q < Q) | EVEN_Q) & ((r0 + k_r < R) | EVEN_R)
-        t_step = q0 * widen(stride_tq, WIDE) + r0 * widen(stride_tr, WIDE)
-        u = tl.load(u_ptrs + q0 * widen(stride_uq, WIDE), mask=mask_u, other=0.0)
-        v = tl.load(v_ptrs + r0 * widen(stride_vr, WIDE), mask=mask_v, other=0.0)
+        t_step = q0 * stride_tq + r0 * stride_tr
+        u = tl.load(u_ptrs + q0 * stride_uq, mask=mask_u, other=0.0)
+        v = tl.load(v_ptrs + r0 * stride_vr, mask=mask_v, other=0.0)
         t = tl.load(t_ptrs + t_step, mask=mask_k[:, None] & mask_p, other=0.0)
         uv = tl.reshape(u[:, :, None] * v[:, None, :], (BLOCK_B, BLOCK_Q * BLOCK_R))
         acc = tl.dot(uv, t, acc, input_precision=PRECISION, out_dtype=ACC)
@@ -72,7 +72,7 @@ def contract_khatri_rao_kernel(
     if HAS_BIAS:
         bias = tl.load(bias_ptr + offs_p * stride_bias, mask=offs_p < P, other=0.0)
         acc += bias.to(ACC)[None, :]
-    out_base, out_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_ob, stride_oi, ROWS, WIDE)
+    out_base, out_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_ob, stride_oi, ROWS)
     out_ptrs = out_ptr + (out_base + tl.program_id(1).to(tl.int64) * stride_os)
     out_ptrs += out_rows[:, None] + offs_p[None, :] * stride_op
     tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=rows[:, None] & (offs_p < P)[None, :])

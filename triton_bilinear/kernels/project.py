@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from triton_bilinear.kernels.helpers import aligned, aligned3, offsets, tile_rows, widen
+from triton_bilinear.kernels.helpers import aligned, strides, strides3, tile_rows
 
 
 @triton.jit
@@ -30,26 +30,26 @@ def contract_project_kernel(
     accumulator's precision: nothing is rounded on the way. KEEP also stores the projection, kept[i, p, r].
     """
     P, Q, R = aligned(P, VEC_P), aligned(Q, VEC_Q), aligned(R, VEC_R)
-    stride_ub, stride_ui, stride_uq = aligned3(stride_ub, stride_ui, stride_uq, VEC_U)
-    stride_vb, stride_vi, stride_vr = aligned3(stride_vb, stride_vi, stride_vr, VEC_V)
-    stride_tp, stride_tq, stride_tr = aligned3(stride_tp, stride_tq, stride_tr, VEC_T)
-    stride_ob, stride_oi, stride_op = aligned3(stride_ob, stride_oi, stride_op, VEC_OUT)
-    stride_os = aligned(stride_os, VEC_OUT)
+    stride_ub, stride_ui, stride_uq = strides3(stride_ub, stride_ui, stride_uq, VEC_U, WIDE)
+    stride_vb, stride_vi, stride_vr = strides3(stride_vb, stride_vi, stride_vr, VEC_V, WIDE)
+    stride_tp, stride_tq, stride_tr = strides3(stride_tp, stride_tq, stride_tr, VEC_T, WIDE)
+    stride_ob, stride_oi, stride_op = strides3(stride_ob, stride_oi, stride_op, VEC_OUT, WIDE)
+    stride_os = strides(stride_os, VEC_OUT, WIDE)
 
     num_p = tl.cdiv(P, BLOCK_P)
     pid = tl.program_id(0)
     b0 = (pid // num_p) * BLOCK_B
     rows = b0 + tl.arange(0, BLOCK_B) < B
-    offs_p = offsets((pid % num_p) * BLOCK_P, BLOCK_P, WIDE)
-    offs_q = offsets(0, BLOCK_Q, WIDE)
-    offs_r = offsets(0, BLOCK_R, WIDE)
-    offs_c = offsets(0, BLOCK_P * BLOCK_R, WIDE)
+    offs_p = (pid % num_p) * BLOCK_P + tl.arange(0, BLOCK_P)
+    offs_q = tl.arange(0, BLOCK_Q)
+    offs_r = tl.arange(0, BLOCK_R)
+    offs_c = tl.arange(0, BLOCK_P * BLOCK_R)
     col_p, col_r = (pid % num_p) * BLOCK_P + offs_c // BLOCK_R, offs_c % BLOCK_R
     mask_b = (rows | EVEN_B)[:, None]
     mask_p = (col_p < P) | EVEN_P
 
-    u_base, u_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_ub, stride_ui, ROWS, WIDE)
-    v_base, v_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_vb, stride_vi, ROWS, WIDE)
+    u_base, u_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_ub, stride_ui, ROWS)
+    v_base, v_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_vb, stride_vi, ROWS)
     u_ptrs = u_ptr + u_base + (u_rows[:, None] + offs_q[None, :] * stride_uq)
     v_ptrs = v_ptr + v_base + (v_rows[:, None] + offs_r[None, :] * stride_vr)
     t_ptrs = t_ptr + offs_q[:, None] * stride_tq + (col_p * stride_tp + col_r * stride_tr)[None, :]
@@ -59,19 +59,19 @@ def contract_project_kernel(
     out = tl.zeros((BLOCK_B, BLOCK_P), ACC)
     for step in range(first, last):
         r0 = step * BLOCK_R
-        t_step = r0 * widen(stride_tr, WIDE)
+        t_step = r0 * stride_tr
         mask_c = (mask_p & ((r0 + col_r < R) | EVEN_R))[None, :]
         acc = tl.zeros((BLOCK_B, BLOCK_P * BLOCK_R), ACC)
         for q0 in range(0, Q, BLOCK_Q):
             mask_q = (q0 + offs_q < Q) | EVEN_Q
-            u = tl.load(u_ptrs + q0 * widen(stride_uq, WIDE), mask=mask_b & mask_q[None, :], other=0.0)
-            t = tl.load(t_ptrs + q0 * widen(stride_tq, WIDE) + t_step, mask=mask_q[:, None] & mask_c, other=0.0)
+            u = tl.load(u_ptrs + q0 * stride_uq, mask=mask_b & mask_q[None, :], other=0.0)
+            t = tl.load(t_ptrs + q0 * stride_tq + t_step, mask=mask_q[:, None] & mask_c, other=0.0)
             acc = tl.dot(u, t, acc, input_precision=PRECISION, out_dtype=ACC)
         v_mask = mask_b & ((r0 + offs_r < R) | EVEN_R)[None, :]
-        v = tl.load(v_ptrs + r0 * widen(stride_vr, WIDE), mask=v_mask, other=0.0).to(ACC)
+        v = tl.load(v_ptrs + r0 * stride_vr, mask=v_mask, other=0.0).to(ACC)
         out += tl.sum(tl.reshape(acc, (BLOCK_B, BLOCK_P, BLOCK_R)) * v[:, None, :], 2)
         if KEEP:
-            kept_base, kept_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_kb, stride_ki, ROWS, WIDE)
+            kept_base, kept_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_kb, stride_ki, ROWS)
             kept_offs = kept_rows[:, None] + (col_p * stride_kp + (r0 + col_r) * stride_kr)[None, :]
             kept_ptrs = kept_ptr + kept_base + kept_offs
             kept_mask = rows[:, None] & ((col_p < P) & (r0 + col_r < R))[None, :]
@@ -80,7 +80,7 @@ def contract_project_kernel(
     if HAS_BIAS:
         bias = tl.load(bias_ptr + offs_p * stride_bias, mask=offs_p < P, other=0.0)
         out += bias.to(ACC)[None, :]
-    out_base, out_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_ob, stride_oi, ROWS, WIDE)
+    out_base, out_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_ob, stride_oi, ROWS)
     out_ptrs = out_ptr + (out_base + tl.program_id(1).to(tl.int64) * stride_os)
     out_ptrs += out_rows[:, None] + offs_p[None, :] * stride_op
     tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=rows[:, None] & (offs_p < P)[None, :])

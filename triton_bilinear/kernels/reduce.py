@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from triton_bilinear.kernels.helpers import offsets, row_offsets
+from triton_bilinear.kernels.helpers import row_offsets
 
 
 @triton.jit
@@ -19,8 +19,8 @@ def reduce_partials_kernel(
     """Program (tile) owns out[BLOCK_B rows, BLOCK_P columns] and adds its S partial results, which lie (S, B, P)."""
     num_p = tl.cdiv(P, BLOCK_P)
     pid = tl.program_id(0).to(tl.int64)
-    offs_b = offsets((pid // num_p) * BLOCK_B, BLOCK_B, True)
-    offs_p = offsets((pid % num_p) * BLOCK_P, BLOCK_P, True)
+    offs_b = (pid // num_p) * BLOCK_B + tl.arange(0, BLOCK_B)
+    offs_p = (pid % num_p) * BLOCK_P + tl.arange(0, BLOCK_P)
     mask = (offs_b < B)[:, None] & (offs_p < P)[None, :]
     partial_ptrs = partial_ptr + offs_b[:, None] * P + offs_p[None, :]
     acc = tl.zeros((BLOCK_B, BLOCK_P), partial_ptr.dtype.element_ty)

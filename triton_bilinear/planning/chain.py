@@ -50,7 +50,7 @@ def _predict(problem: ChainProblem, config: Config, splits: int, device: DeviceS
         instructions=steps * (inner_steps * inner.instructions(*kind_of) + outer.instructions(*kind_of))
         + PROGRAM_INSTRUCTIONS * config.num_warps,
         l2_bytes=steps * (inner_steps * (a + c) * e + c * d) * item,
-        dram_bytes=out_bytes * item,
+        dram_bytes=(problem.inputs + out_bytes) * item,
         workspace_bytes=splits * out_bytes * accumulator if splits > 1 else 0,
         launches=1 + (splits > 1),
     )

@@ -53,7 +53,8 @@ def _predict(
     b, p, q, r = config["B"], config["P"], config["Q"], config["R"]
     outer = tiles(P, p) * tiles(Q, q) * tiles(R, r)
     steps = -(-tiles(problem.B, b) // splits)
-    step = Step(p * q, r, b, config.num_warps, p * q * b, vector, product_cost=7.0)
+    # A single row of a multiplies b in the layout of b's load; more of them change layouts.
+    step = Step(p * q, r, b, config.num_warps, p * q * b, vector, product_cost=5.5 if p == 1 else 8.0)
     loop = step.instructions(device, problem.dtype, problem.precision) + 2 * q * b * item / 512
     store = p * q * r / (32 if coalesced else 4)
     work = Work(

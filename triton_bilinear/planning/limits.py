@@ -11,11 +11,15 @@ from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeigh
 # epilogue wants them all, and the others hold fragments of both operands in registers too.
 _REGISTERS = {
     "khatri_rao": {"mma": 110, "wgmma": 200, "tcgen05": 170},
-    "project": {"mma": 92, "wgmma": 130, "tcgen05": 130},
-    "grad_inputs": {"mma": 92, "wgmma": 140, "tcgen05": 92},
+    "project": {"mma": 86, "wgmma": 130, "tcgen05": 130},
+    "grad_inputs": {"mma": 80, "wgmma": 140, "tcgen05": 92},
     "grad_weight": {"mma": 130, "wgmma": 200, "tcgen05": 200},
-    "chain": {"mma": 128, "wgmma": 128, "tcgen05": 128},
+    "chain": {"mma": 90, "wgmma": 128, "tcgen05": 128},
 }
+
+# The share of those that is left where an element of an operand takes two registers (float64), where both operands are
+# held in two parts (tf32x3), or whole, for products without matrix instructions.
+_SHARES = {("float64", "ieee"): 0.85, ("float32", "tf32x3"): 0.5, ("float32", "ieee"): 0.5}
 
 
 def matrix_unit(config: Config, device: DeviceSpec, dtype: str) -> str:
@@ -121,8 +125,9 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
         return False  # 64 rows cost the asynchronous unit no more time than fewer rows cost the other one
     needed = registers(config, problem.dtype, reads(config, problem, order), held)
     if isinstance(problem, ContractProblem) and problem.keep:
-        needed += accumulators(config, problem.dtype)  # stored in every step, each with an address
-    if needed > _REGISTERS[config.kernel][matrix_unit(config, device, problem.dtype)]:
+        needed += 2 * accumulators(config, problem.dtype)  # stored in every step, each with an address of its own
+    most = _REGISTERS[config.kernel][matrix_unit(config, device, problem.dtype)]
+    if needed > most * _SHARES.get((problem.dtype, problem.precision), 1.0):
         return False
     return shared_bytes(config, device, problem.dtype, held) <= device.shared_memory
 

@@ -64,7 +64,10 @@ class GradWeightProblem:
 
 @dataclass(frozen=True)
 class ChainProblem:
-    """out[b, o, a, d] = sum_{k, c} (sum_e P Q) R, `outputs` matrices (b, o) of (A, D), sums over K, C and E."""
+    """out[b, o, a, d] = sum_{k, c} (sum_e P Q) R, `outputs` matrices (b, o) of (A, D), sums over K, C and E.
+
+    inputs: the elements of P, Q and R, expanded axes counted once. vector: the bytes in which they are read at a time.
+    """
 
     outputs: int
     K: int
@@ -75,6 +78,7 @@ class ChainProblem:
     dtype: str
     precision: str
     vector: int
+    inputs: int
 
 
 Problem = ContractProblem | GradInputsProblem | GradWeightProblem | ChainProblem
