@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..tuning.devices import DeviceSpec
 from .config import Config
+from .cost import uses_matrix_unit
 from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem, Problem, itemsize
 
 # What `registers` may come to before something is spilt, read off kernels compiled for every architecture: an
@@ -11,15 +12,15 @@ from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeigh
 # epilogue wants them all, and the others hold fragments of both operands in registers too.
 _REGISTERS = {
     "khatri_rao": {"mma": 110, "wgmma": 200, "tcgen05": 170},
-    "project": {"mma": 86, "wgmma": 130, "tcgen05": 130},
+    "project": {"mma": 80, "wgmma": 130, "tcgen05": 130},
     "grad_inputs": {"mma": 80, "wgmma": 140, "tcgen05": 92},
     "grad_weight": {"mma": 130, "wgmma": 200, "tcgen05": 200},
     "chain": {"mma": 90, "wgmma": 128, "tcgen05": 128},
 }
 
-# The share of those that is left where an element of an operand takes two registers (float64), where both operands are
-# held in two parts (tf32x3), or whole, for products without matrix instructions.
-_SHARES = {("float64", "ieee"): 0.85, ("float32", "tf32x3"): 0.5, ("float32", "ieee"): 0.5}
+# The share of those that is left where an element of an operand takes two registers, where both operands are held in
+# two parts (tf32x3), or whole, for products without matrix instructions.
+_FLOAT64, _TWO_PARTS, _WHOLE = 0.7, 0.5, 0.5
 
 
 def matrix_unit(config: Config, device: DeviceSpec, dtype: str) -> str:
@@ -124,12 +125,22 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
     if asynchronous and product_shape(config)[0] < 64:
         return False  # 64 rows cost the asynchronous unit no more time than fewer rows cost the other one
     needed = registers(config, problem.dtype, reads(config, problem, order), held)
+    if isinstance(problem, GradInputsProblem) and not held:
+        needed += 8  # one more loop around the product
     if isinstance(problem, ContractProblem) and problem.keep:
         needed += 2 * accumulators(config, problem.dtype)  # stored in every step, each with an address of its own
     most = _REGISTERS[config.kernel][matrix_unit(config, device, problem.dtype)]
-    if needed > most * _SHARES.get((problem.dtype, problem.precision), 1.0):
+    if needed > most * _share(device, problem):
         return False
     return shared_bytes(config, device, problem.dtype, held) <= device.shared_memory
+
+
+def _share(device: DeviceSpec, problem: Problem) -> float:
+    if not uses_matrix_unit(device, problem.dtype, problem.precision):
+        return _WHOLE
+    if problem.dtype == "float64":
+        return _FLOAT64
+    return _TWO_PARTS if problem.precision == "tf32x3" else 1.0
 
 
 def reads(config: Config, problem: Problem, order: tuple[str, ...]) -> tuple[int, int]:
