@@ -13,7 +13,7 @@ An entry says which plan serves a range of problems:
     order, splits, groups    as in planning.plan
     origin        "measured" or "predicted"
     measured      null, or median_seconds, spread_seconds (between the quartiles), ratio (the time of the plan that it
-                  replaced, measured next to it, over its own)
+                  replaced, measured next to it, over its own; null where that one did not run)
     versions      of triton, torch and ptxas (null on AMD)
     kernel_hash   of the kernel's source
 
@@ -57,11 +57,12 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of a plan on the GPU. spread_seconds: between the quartiles. ratio: of the replaced plan's time to it."""
+    """Seconds of a plan on the GPU. spread_seconds: between the quartiles. ratio: of the replaced plan's time to it, or
+    None where that one does not run."""
 
     median_seconds: float
     spread_seconds: float
-    ratio: float
+    ratio: float | None
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,9 @@ def _fields(data: Any, names: tuple[str, ...]) -> dict[str, Any]:
 
 def _typed(name: str, value: Any, kind: Any, least: int = 1) -> Any:
     """The value, if it is of the kind. A bool is no number, and numbers are positive."""
-    parts = getattr(kind, "__args__", ())
+    parts: tuple[Any, ...] = getattr(kind, "__args__", ())
+    if type(None) in parts:
+        return None if value is None else _typed(name, value, parts[0])
     if parts and type(value) in (list, tuple) and len(value) == len(parts):
         return tuple(_typed(name, *each) for each in zip(value, parts, strict=True))
     if kind is float and type(value) in (int, float) and 0 <= value < float("inf"):

@@ -111,8 +111,7 @@ def report(message: str) -> None:
 
 
 def forget() -> None:
-    """Read the files again when next asked, and report again what is wrong with them."""
-    _reported.clear()
+    """Read the files again when next asked."""
     read_folder.cache_clear()
 
 
