@@ -20,7 +20,7 @@ _REGISTERS = {
 
 # The share of those that is left where an element of an operand takes two registers, where both operands are held in
 # two parts (tf32x3), or whole, for products without matrix instructions.
-_FLOAT64, _TWO_PARTS, _WHOLE = 0.7, 0.5, 0.5
+_FLOAT64, _TWO_PARTS, _WHOLE = 0.7, 0.45, 0.5
 
 
 def matrix_unit(config: Config, device: DeviceSpec, dtype: str) -> str:
