@@ -46,8 +46,8 @@ def save(entries: Sequence[Entry], device: DeviceSpec, folder: Path) -> Path:
 
 
 def merge(old: Iterable[Entry], new: Iterable[Entry]) -> list[Entry]:
-    """Old and new entries, one for each problem."""
-    merged = {entry.problem: entry for entry in old}
+    """Old and new entries, one for each problem. Predictions for other kernels than these are dropped."""
+    merged = {entry.problem: entry for entry in old if entry.origin == "measured" or is_current(entry)}
     for entry in new:
         before = merged.get(entry.problem)
         if before is None or entry.origin == "measured" or not (before.origin == "measured" and is_current(before)):

@@ -121,7 +121,7 @@ def read_file(text: str) -> tuple[Gpu, list[Any]]:
 
 def write_file(gpu: Gpu, entries: Iterable[Entry]) -> str:
     """The text of a file."""
-    lines = ",\n  ".join(json.dumps(_plain(entry)) for entry in entries)
+    lines = ",\n  ".join(json.dumps(entry_record(entry)) for entry in entries)
     return (
         f'{{"schema_version": {SCHEMA_VERSION},\n "gpu": {json.dumps(asdict(gpu))},\n "entries": [\n  {lines}\n ]}}\n'
     )
@@ -149,7 +149,7 @@ def read_entry(data: Any) -> Entry:
     )
 
 
-def _plain(entry: Entry) -> dict[str, Any]:
+def entry_record(entry: Entry) -> dict[str, Any]:
     """An entry as JSON takes it."""
     config = {**asdict(entry.config), "blocks": dict(entry.config.blocks)}
     return {"op": op_of(entry.problem), **asdict(entry), "config": config, "order": "".join(entry.order)}
