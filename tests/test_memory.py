@@ -89,7 +89,6 @@ def test_a_step_through_the_kernels(sizes: tuple[int, ...], dtype: torch.dtype) 
     assert extra < B * L * N * dtype.itemsize / 2
 
 
-@pytest.mark.xfail(strict=True, reason="the CPU path copies the weight for every sample of a batch")
 def test_a_pairwise_step_on_the_torch_path() -> None:
     """x A is needed for every form, (B, L, S, N); a weight for every sample, (B, L, M, N), is not."""
     B, L, S, M = 32, 2, 4, 128
