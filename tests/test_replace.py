@@ -136,17 +136,6 @@ def test_what_is_not_ours_to_replace_is_left_and_reported():
     }
 
 
-def test_a_compiled_model_is_compiled_anew_with_the_new_layers():
-    model, (x, y) = torch.nn.Sequential(torch.nn.Flatten(), TORCH(4, 5, 6))[1], inputs()
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    expected = compiled(x, y)
-    tb.replace_bilinear(compiled)
-    with torch.profiler.profile() as profile:
-        torch.testing.assert_close(compiled(x, y), expected)
-    assert "triton_bilinear::contract" in {event.key for event in profile.key_averages()}
-    torch._dynamo.reset()
-
-
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
 def test_copies_of_a_replaced_model(copied):
     model, (x, y) = Scorer(), inputs()

@@ -1,4 +1,7 @@
-"""What torch's own test-suite asks of bilinear: its samples, its errors, its edge cases."""
+"""What torch's own tests ask of bilinear: its samples on either backend, its errors, its edge cases.
+
+The checks that torch makes of any operator by its OpInfo are in test_torch_suite.py.
+"""
 
 from __future__ import annotations
 
@@ -50,17 +53,6 @@ def test_op_samples_gradients(backend, device, index):
     grads = torch.autograd.grad(result, leaves, cotangent)
     for grad, exact in zip(grads, oracle.gradients(oracle.bilinear, leaves, cotangent), strict=True):
         assert_near(grad, exact)
-
-
-@pytest.mark.parametrize("index", range(OP_SAMPLES))
-def test_op_samples_forward_mode_and_double_backward(index):
-    """The checks that torch's OpInfo asks for, in its fast mode."""
-    assert OP_INFO.supports_forward_ad
-    assert OP_INFO.supports_fwgrad_bwgrad
-    sample = op_samples("cpu", torch.float64, requires_grad=True)[index]
-    leaves = (sample.input, *sample.args)
-    assert gradcheck(tb.bilinear, leaves, check_forward_ad=True, check_batched_grad=True, fast_mode=True)
-    assert gradgradcheck(tb.bilinear, leaves, check_fwd_over_rev=True, check_batched_grad=True, fast_mode=True)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -343,7 +343,8 @@ def vmap_of(function, primals):
 TRANSFORMS = {"vjp": vjp_of, "jvp": jvp_of, "vmap": vmap_of}
 # Innermost first. Torch's names read from the outside: vmapjvpvjp is ("vjp", "jvp", "vmap").
 CHAINS = [chain for length in (1, 2) for chain in itertools.product(TRANSFORMS, repeat=length)]
-CHAINS += [("vjp", "vjp", "vmap"), ("vjp", "jvp", "vmap"), ("vmap", "vjp", "jvp"), ("vjp", "vjp", "vjp")]
+CHAINS += [("vjp", "vjp", "vmap"), ("vjp", "jvp", "vmap"), ("vmap", "vjp", "jvp")]
+SLOW_CHAINS = [("vjp", "vjp", "vjp"), ("vjp", "vjp", "jvp"), ("jvp", "jvp", "jvp"), ("vmap", "jvp", "vjp")]
 
 
 class TestOperators(TestCase):
@@ -364,16 +365,20 @@ class TestOperators(TestCase):
             self.assertEqual(*outcomes)
 
 
-def add_chain(chain):
+def add_chain(chain, *marks):
     def test(self, device, dtype, op):
         self.check(device, dtype, op, chain)
 
     test.__name__ = f"test_{''.join(reversed(chain))}"
+    for mark in marks:
+        test = mark(test)
     setattr(TestOperators, test.__name__, in_double(test))
 
 
 for each in CHAINS:
     add_chain(each)
+for each in SLOW_CHAINS:
+    add_chain(each, pytest.mark.slow)
 
 
 class TestVmapOperatorsOpInfo(TestCase):

@@ -147,7 +147,8 @@ def _prepared(
 def _autocast(tensor: Tensor) -> Tensor:
     """What autocast does to an argument of linear: float64 it leaves alone."""
     device_type = tensor.device.type
-    enabled = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    # Autocast knows no meta tensors. (To ask whether it knows a device would break torch 2.11's graphs.)
+    enabled = device_type != "meta" and torch.is_autocast_enabled(device_type)
     if not enabled or not tensor.is_floating_point() or tensor.dtype == torch.float64:
         return tensor
     return tensor.to(torch.get_autocast_dtype(device_type))

@@ -38,7 +38,8 @@ def replace_bilinear(model: torch.nn.Module) -> Replacement:
 
     Layers keep their identity, and with it parameters, parametrisations, names, hooks, device, dtype, mode and sharing.
     Skipped, and reported, are layers whose computation is somebody else's: a subclass of torch.nn.Bilinear (a layer
-    wrapped by FSDP too: replace before), and a layer with a `forward` set on the instance.
+    wrapped by FSDP too: replace before), and a layer with a `forward` set on the instance. Replace before
+    torch.compile, too: a graph that it made already may go on with the layers that it was made of.
     """
     return _swap(model, torch.nn.Bilinear, Bilinear)
 
