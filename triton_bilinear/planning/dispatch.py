@@ -38,4 +38,8 @@ def plans_of(problem: Problem, device: DeviceSpec) -> list[Plan]:
 
 def predicted_best(problem: Problem, plans: Iterable[Plan]) -> Plan:
     """The one of these plans that the model takes."""
-    return grad_inputs.joint_or_separate(list(plans)) if isinstance(problem, GradInputsProblem) else cheapest(plans)
+    return (
+        grad_inputs.joint_or_separate(problem, list(plans))
+        if isinstance(problem, GradInputsProblem)
+        else cheapest(plans)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import astuple
+from functools import partial
 
 from ..tuning.devices import DeviceSpec
 from .choice import choose, remembered
@@ -15,6 +16,7 @@ from .cost import (
     Step,
     Work,
     estimate,
+    padded,
     tiles,
 )
 from .limits import holds_g, legal, reads
@@ -22,14 +24,14 @@ from .menu import choices
 from .plan import MAX_WORKSPACE_BYTES, Plan, cheapest, split_choices
 from .problem import ContractProblem, GradInputsProblem, itemsize
 
+# The depth of the shallowest tiles of half precision.
+_LEAST_DEPTH = 16
+
 
 @remembered
 def plan_grad_inputs(problem: GradInputsProblem, device: DeviceSpec) -> Plan | None:
-    """The stored or the cheapest joint plan, or None where two separate contractions are stored or cost less.
-
-    They do for small L, where the product's depth, padded to what the matrix unit takes, is more than they cost.
-    """
-    plan = choose(problem, device, plans(problem, device), joint_or_separate)
+    """The stored or the cheapest joint plan, or None where two separate contractions are stored or taken."""
+    plan = choose(problem, device, plans(problem, device), partial(joint_or_separate, problem))
     return None if plan.config == SEPARATE else plan
 
 
@@ -40,9 +42,17 @@ def plans(problem: GradInputsProblem, device: DeviceSpec) -> list[Plan]:
     return [*_candidates(problem, device), Plan(SEPARATE, ("l", "m", "n"), 1, both)]
 
 
-def joint_or_separate(plans: list[Plan]) -> Plan:
-    """The cheapest of joint plans, or SEPARATE's, the last, where that costs less."""
+def joint_or_separate(problem: GradInputsProblem, plans: list[Plan]) -> Plan:
+    """The cheapest of joint plans, or SEPARATE's, the last.
+
+    That one for fewer outputs than fill the depth of a tile, where it is predicted to cost less: padding takes what the
+    joint product saves. From there on a step is three units, the joint tile no deeper than L wants.
+    """
     *joint, separate = plans
+    if problem.L >= _LEAST_DEPTH:
+        least = min((padded(problem.L, plan.config["L"]) for plan in joint), default=0)
+        joint = [plan for plan in joint if padded(problem.L, plan.config["L"]) <= 1.25 * least]
+        return cheapest(joint) if joint else separate
     best = cheapest(joint) if joint else separate
     return best if best.estimate.seconds <= separate.estimate.seconds else separate
 

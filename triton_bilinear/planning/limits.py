@@ -20,7 +20,7 @@ _REGISTERS = {
 
 # The share of those that is left where an element of an operand takes two registers, where both operands are held in
 # two parts (tf32x3), or whole, for products without matrix instructions.
-_FLOAT64, _TWO_PARTS, _WHOLE = 0.7, 0.45, 0.5
+_FLOAT64, _TWO_PARTS, _WHOLE = 0.7, 0.45, 0.45
 
 
 def matrix_unit(config: Config, device: DeviceSpec, dtype: str) -> str:
@@ -104,7 +104,7 @@ def shared_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool = Fa
             return right * streamed + depth * (size["P"] + size["Q"]) * item * waiting
         case "grad_inputs" if held:
             # g stays; a step's tiles and the sums that change threads, or behind the steps dy, take turns in the rest.
-            sums = max(2048, rows * size["M"] * 2 * max(4, item))
+            sums = max(4096, rows * size["M"] * 2 * max(4, item))
             return rows * depth * item + max(right * streamed + sums, rows * size["N"] * max(4, item))
         case "chain":
             inner = size["E"] * (size["A"] + size["C"]) * item
