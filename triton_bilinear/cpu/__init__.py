@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from . import joint, khatri_rao, project, weight_grad, whole
-from .chain import chain
+from .chains import chain
 from .orders import CPU_PIECE, DEVICE_PIECE, Plan, plan_contract, plan_joint, plan_weight
 from .pieces import flatten_batch
 from .workspace import ACCUMULATE

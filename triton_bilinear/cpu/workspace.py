@@ -90,8 +90,11 @@ class Workspace:
 
         A tile that is a copy lasts until the next is asked for, so that only a single one is copied once for all.
         """
-        if len(grid) == 1 or self._fused_view(tensor) is not None:
-            return [self.fused(name, tensor[:, b, c]) for b, c in grid]
+        if len(grid) == 1:
+            return [self.fused(name, tensor)]
+        views = [view for b, c in grid if (view := self._fused_view(tensor[:, b, c])) is not None]
+        if len(views) == len(grid):
+            return views
         return _Walk(lambda: (self.fused(name, tensor[:, b, c]) for b, c in grid))
 
     def target(self, name: str, piece: Tensor, columns_first: bool = False) -> Tensor:

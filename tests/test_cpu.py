@@ -1,0 +1,345 @@
+"""The CPU path below the ops: every order and piece size, strides, dtypes, and a workspace that does not grow."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+import oracle
+import pytest
+import torch
+from oracle import assert_near
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import triton_bilinear as tb
+from triton_bilinear import cpu, ops
+from triton_bilinear.cpu import chains, joint, khatri_rao, orders, pieces, project, weight_grad, whole
+from triton_bilinear.cpu.orders import Plan
+
+BATCH, P, Q, R = 7, 3, 4, 5
+AXES = tuple(itertools.permutations(range(3)))
+PIECES = [(1, 1), (1, 3), (2, 7), (3, 10), (7, 1), (100, 1000)]  # rows, columns
+
+# For each primitive: the axes of its inputs, of its results, and of each result its float64 formula.
+PRIMITIVES = {
+    "contract": (("bq", "br", "pqr", "p"), ("bp",), ("bq,br,pqr->bp",)),
+    "contract_keep": (("bq", "br", "pqr", "p"), ("bp", "bpr"), ("bq,br,pqr->bp", "bq,pqr->bpr")),
+    "grad_inputs": (("bp", "bq", "br", "pqr"), ("bq", "br"), ("bp,br,pqr->bq", "bp,bq,pqr->br")),
+    "grad_weight": (("bp", "bq", "br"), ("pqr",), ("bp,bq,br->pqr",)),
+}
+SIZES = {"b": BATCH, "p": P, "q": Q, "r": R}
+
+
+@pytest.fixture
+def tiny_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Plans as for large problems, of a few elements each."""
+    planners = (orders.plan_contract, orders.plan_joint, orders.plan_weight)
+    monkeypatch.setattr(whole, "LARGEST", 0)
+    monkeypatch.setattr(cpu, "CPU_PIECE", 12)
+    monkeypatch.setattr(chains, "CPU_PIECE", 12)
+    monkeypatch.setattr(orders, "ROWS", (1, 3))
+    for planner in planners:
+        planner.cache_clear()
+    yield
+    for planner in planners:
+        planner.cache_clear()
+
+
+def dense(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape, dtype=dtype)
+
+
+def transposed(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape[::-1], dtype=dtype).permute(*reversed(range(len(shape))))
+
+
+def rotated(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The first axis innermost: a weight (L, M, N) that is stored (M, N, L)."""
+    return torch.randn(*shape[1:], shape[0], dtype=dtype).movedim(-1, 0)
+
+
+def sliced(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.randn([2 * size + 1 for size in shape], dtype=dtype)[tuple(slice(1, None, 2) for _ in shape)]
+
+
+def expanded(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.randn(1, *shape[1:], dtype=dtype).expand(shape)
+
+
+LAYOUTS = (dense, transposed, rotated, sliced, expanded)
+
+
+def make(name: str, dtype: torch.dtype, layout: Callable = dense, **sizes: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Inputs of a primitive, and results to be written, which are dense."""
+    sizes = SIZES | sizes
+    given, made, _ = PRIMITIVES[name]
+    inputs = [layout(tuple(sizes[axis] for axis in axes), dtype) for axes in given]
+    return inputs, [torch.empty([sizes[axis] for axis in axes], dtype=dtype) for axes in made]
+
+
+def check(name: str, inputs: list[Tensor], results: list[Tensor]) -> None:
+    *factors, bias = [t.double() for t in inputs] if "p" in PRIMITIVES[name][0] else [*inputs, None]
+    named = dict(zip(PRIMITIVES[name][0], (t.double() for t in factors), strict=False))
+    for i, (result, formula) in enumerate(zip(results, PRIMITIVES[name][2], strict=True)):
+        exact = torch.einsum(formula, *(named[axes] for axes in formula.split("->")[0].split(",")))
+        assert_near(result, exact + bias if bias is not None and i == 0 else exact)
+
+
+@pytest.mark.parametrize("piece", PIECES, ids=str)
+@pytest.mark.parametrize("order", [khatri_rao, project], ids=["khatri_rao", "project"])
+@pytest.mark.parametrize("swap", [False, True])
+def test_contract_in_any_piece(order, swap, piece):
+    (u, v, weight, bias), results = make("contract", torch.float64)
+    plan = Plan(order.__name__, (0, 2, 1) if swap else (0, 1, 2), *piece, cost=0)
+    factors = (v, u, weight.mT) if swap else (u, v, weight)
+    order.contract(*factors, bias, *results, plan)
+    check("contract", [u, v, weight, bias], results)
+    order.contract(*factors, None, *results, plan)
+    check("contract", [u, v, weight, torch.zeros(P)], results)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 100])
+def test_contract_keep_in_any_piece(rows):
+    (u, v, weight, bias), (out, kept) = make("contract_keep", torch.float64)
+    project.contract_keep(u, v, weight, bias, out, kept.flatten(-2), rows)
+    check("contract_keep", [u, v, weight, bias], [out, kept])
+
+
+@pytest.mark.parametrize("piece", PIECES, ids=str)
+def test_grad_inputs_in_any_piece(piece):
+    inputs, results = make("grad_inputs", torch.float64)
+    joint.grad_inputs(*inputs, *results, Plan("joint", (0, 1, 2), *piece, cost=0))
+    check("grad_inputs", inputs, results)
+
+
+@pytest.mark.parametrize("piece", PIECES, ids=str)
+@pytest.mark.parametrize("axes", AXES, ids=str)
+def test_grad_weight_in_any_piece(axes, piece):
+    inputs, results = make("grad_weight", torch.float64)
+    factors = [inputs[axis] for axis in axes]
+    weight_grad.grad_weight(*factors, results[0].permute(axes), Plan("weight", axes, *piece, cost=0))
+    check("grad_weight", inputs, results)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
+@pytest.mark.parametrize("name", PRIMITIVES)
+@pytest.mark.parametrize("large", [False, True], ids=["whole", "pieces"])
+def test_strides_and_dtypes(name, dtype, layout, large, request):
+    """Right, the same bits again, and nothing written but the results."""
+    if large:
+        request.getfixturevalue("tiny_pieces")
+    inputs, results = make(name, dtype, layout)
+    before = [t.clone() for t in inputs]
+    getattr(cpu, name)(*inputs, *results)
+    check(name, inputs, results)
+    assert all(torch.equal(t, copy) for t, copy in zip(inputs, before, strict=True))
+    again = [torch.empty_like(t) for t in results]
+    getattr(cpu, name)(*inputs, *again)
+    assert all(torch.equal(a, b) for a, b in zip(results, again, strict=True))
+
+
+@pytest.mark.parametrize("name", ["contract", "grad_inputs", "grad_weight"])
+@pytest.mark.parametrize("layout", [transposed, rotated, sliced], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("large", [False, True], ids=["whole", "pieces"])
+def test_strided_results(name, layout, large, request):
+    if large:
+        request.getfixturevalue("tiny_pieces")
+    inputs, results = make(name, torch.float64)
+    results = [layout(tuple(t.shape), t.dtype) for t in results]
+    getattr(cpu, name)(*inputs, *results)
+    check(name, inputs, results)
+
+
+@pytest.mark.parametrize("size", [0, 1])
+@pytest.mark.parametrize("axes", ["b", "p", "q", "r", "pq", "qr", "pr", "bpqr"])
+@pytest.mark.parametrize("name", PRIMITIVES)
+@pytest.mark.parametrize("large", [False, True], ids=["whole", "pieces"])
+def test_sizes_0_and_1(name, axes, size, large, request):
+    if large:
+        request.getfixturevalue("tiny_pieces")
+    inputs, results = make(name, torch.float64, **dict.fromkeys(axes, size))
+    getattr(cpu, name)(*inputs, *results)
+    check(name, inputs, results)
+
+
+@pytest.mark.parametrize("feature_dim", [0, 1, 2, 3])
+def test_batch_axes_that_are_not_one(feature_dim, tiny_pieces):
+    """Features on an inner axis: a piece of the batch is not a matrix as it lies."""
+    x, y = (torch.randn(2, 3, 4, 5).movedim(-1, feature_dim).contiguous() for _ in range(2))
+    weight, bias = torch.randn(3, 5, 5), torch.randn(3)
+    with tb.use_backend("torch"):
+        result = tb.bilinear(x, y, weight, bias, feature_dim=feature_dim)
+    assert_near(result, oracle.bilinear(x, y, weight, bias, feature_dim))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_does_not_lose_with_the_sum(dtype):
+    """Summed over 1024 outputs in float32 and rounded once: a unit in the last place of the largest element at most."""
+    inputs, results = make("grad_inputs", dtype, b=200, p=1024, q=8, r=64)
+    cpu.grad_inputs(*inputs, *results)
+    for result, formula in zip(results, PRIMITIVES["grad_inputs"][2], strict=True):
+        named = dict(zip(PRIMITIVES["grad_inputs"][0], (t.double() for t in inputs), strict=True))
+        exact = torch.einsum(formula, *(named[axes] for axes in formula.split("->")[0].split(",")))
+        assert_near(result, exact, factor=0.5)
+
+
+CHAINS = [  # b, o, k, a, e, c, d: either inner product first, one sample and several, sums of one term and several
+    (2, 3, 1, 4, 5, 6, 7),
+    (3, 1, 4, 6, 2, 7, 3),
+    (1, 3, 5, 2, 9, 3, 8),
+    (1, 2, 4, 9, 2, 8, 3),
+    (1, 1, 1, 1, 1, 1, 1),
+    (2, 2, 3, 5, 1, 1, 4),
+    (0, 2, 3, 4, 5, 6, 7),
+    (2, 2, 0, 4, 5, 6, 7),
+    (2, 2, 3, 4, 0, 6, 7),
+    (2, 2, 3, 4, 5, 0, 7),
+    (2, 2, 3, 0, 5, 6, 7),
+]
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
+@pytest.mark.parametrize("sizes", CHAINS, ids=str)
+@pytest.mark.parametrize("large", [False, True], ids=["whole", "pieces"])
+def test_chain(sizes, dtype, large, request):
+    if large:
+        request.getfixturevalue("tiny_pieces")
+    for shared in ("", "p", "q", "r", "pr"):
+        check_chain(sizes, shared, dtype)
+
+
+def check_chain(sizes: tuple[int, ...], shared: str, dtype: torch.dtype) -> None:
+    b, o, k, a, e, c, d = sizes
+    shapes = {"p": (a, e), "q": (e, c), "r": (c, d)}
+    factors = [
+        torch.randn(1 if name in shared else b, o, k, *shape, dtype=dtype).expand(b, o, k, *shape)
+        for name, shape in shapes.items()
+    ]
+    before = [t.clone() for t in factors]
+    bias, out = torch.randn(o, dtype=dtype), torch.full((b, o, a, d), torch.nan, dtype=dtype)
+    exact = torch.einsum("bokae,bokec,bokcd->boad", *(t.double() for t in factors))
+    cpu.chain(*factors, bias, out)
+    assert_near(out, exact + bias.double()[:, None, None])
+    cpu.chain(*(t.mT for t in reversed(factors)), None, out.mT)  # the same of the transposed factors
+    assert_near(out, exact)
+    assert all(torch.equal(t, copy) for t, copy in zip(factors, before, strict=True))
+
+
+class LiveElements(TorchDispatchMode):
+    """The most elements that were alive at once, of tensors made while this mode was on, and of the largest of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        known = {t.untyped_storage()._cdata for t in (*args, *(kwargs or {}).values()) if isinstance(t, Tensor)}
+        for tensor in result if isinstance(result, (list, tuple)) else (result,):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in known:
+                size = storage.nbytes() // tensor.element_size()
+                self._live[storage._cdata] = (StorageWeakRef(storage), size)
+                self.largest = max(self.largest, size)
+        self._live = {key: entry for key, entry in self._live.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._live.values()))
+        return result
+
+
+def peak_of(name: str, batch: int, dtype: torch.dtype, **sizes: int) -> int:
+    inputs, results = make(name, dtype, b=batch, **sizes)
+    with LiveElements() as live:
+        getattr(cpu, name)(*inputs, *results)
+    return live.peak
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_workspace_does_not_grow_with_the_batch(name, dtype):
+    """It stays within a few pieces, and far below the (B, P, R) and (B, Q, R) of a product that is materialised."""
+    sizes = {"p": 2 if name == "contract_keep" else 24, "q": 20, "r": 28}
+    with mock.patch.object(cpu, "CPU_PIECE", 2**13), mock.patch.object(whole, "LARGEST", 0):
+        peaks = [peak_of(name, batch, dtype, **sizes) for batch in (512, 4096)]
+    assert peaks[1] <= 1.1 * peaks[0]
+    # A piece, the rows that go with it, and the weight, each in float32 where they are not so already.
+    assert peaks[1] <= 2**13 + 512 * 2 * sum(sizes.values()) + 2 * sizes["p"] * sizes["q"] * sizes["r"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_workspace_of_pairwise_forms(dtype):
+    """Forward and backward: within a few pieces and results, far below the (B, L, S, N) of a first product of all."""
+    batch, outputs, s, t, m, n = 8, 24, 20, 18, 16, 22
+    x, y, weight = (torch.randn(shape, dtype=dtype) for shape in ((batch, s, m), (batch, t, n), (outputs, m, n)))
+    g = torch.randn(batch, outputs, s, t, dtype=dtype)
+    with mock.patch.object(chains, "CPU_PIECE", 2**10), tb.use_backend("torch"):
+        for call, size in (
+            (lambda: ops.library.KERNELS[ops.pairwise](x, y, weight, None), g.numel()),
+            (lambda: ops.library.KERNELS[ops.pairwise_grad_x](g, y, weight), x.numel()),
+            (lambda: ops.library.KERNELS[ops.pairwise_grad_weight](g, x, y), weight.numel()),
+        ):
+            with LiveElements() as live:
+                call()
+            assert live.peak <= size + 8 * 2**10 < size + batch * outputs * s * n
+
+
+@pytest.mark.parametrize("sizes", [(7, 3, 4, 5), (3000, 3, 20, 20), (6, 1, 4, 5)], ids=str)
+def test_results_alias_nothing(sizes):
+    batch, outputs, m, n = sizes
+    x, y, weight, bias, g = (
+        torch.randn(shape) for shape in ((batch, m), (batch, n), (outputs, m, n), (outputs,), (batch, outputs))
+    )
+    inputs = (x, y, weight, bias, g)
+    with tb.use_backend("torch"):
+        made = (
+            *ops.contract_keep(x, y, weight, bias, -1),
+            ops.contract(x, y, weight, bias, -1),
+            *ops.grad_inputs(g, x, y, weight, -1),
+            ops.grad_weight(g, x, y, -1),
+        )
+    storages = [t.untyped_storage().data_ptr() for t in (*inputs, *made)]
+    assert len(set(storages)) == len(storages)
+
+
+def test_orders_fit_the_sizes():
+    """One form is projected; many outputs meet Khatri-Rao products; few outputs are not worth a joint tile."""
+    assert orders.plan_contract(2048, (1, 512, 512), (512 * 512, 512, 1), True, cpu.CPU_PIECE).order == "project"
+    many = (256, 39, 39), (39 * 39, 39, 1), True, cpu.CPU_PIECE
+    assert orders.plan_contract(4096, *many).order == "khatri_rao"
+    apart = [(sizes, strides, True, cpu.CPU_PIECE) for sizes, strides in (((39, 256, 39), (39, 39 * 39, 1)),) * 2]
+    assert orders.plan_joint(4096, *many).cost < sum(orders.plan_contract(4096, *plan).cost for plan in apart)
+    few = (4, 100, 100), (10000, 100, 1), True, cpu.CPU_PIECE
+    apart = [(sizes, strides, True, cpu.CPU_PIECE) for sizes, strides in (((100, 4, 100), (100, 10000, 1)),) * 2]
+    assert orders.plan_joint(512, *few).cost > sum(orders.plan_contract(512, *plan).cost for plan in apart)
+
+
+@pytest.mark.parametrize(("size", "step"), [(7, 3), (7, 7), (7, 100), (1, 1), (0, 3)])
+def test_spans_cover(size, step):
+    spans = list(pieces.spans(size, step))
+    assert [i for span in spans for i in range(span.start, span.stop)] == list(range(size))
+    lengths = [span.stop - span.start for span in spans]
+    assert all(length <= step for length in lengths)
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_plain_calls_go_past_the_dispatcher_and_others_do_not():
+    """A direct call gives what the op gives, with a derivative; a mode, a subclass or autocast still sees the op."""
+    x, y, weight = (torch.randn(shape, requires_grad=True) for shape in ((3, 4), (3, 5), (2, 4, 5)))
+    arguments = (x, y, weight, None, -1)
+    with mock.patch.dict(ops.derivatives._DIRECT, {ops.contract: lambda *args: "direct"}):
+        assert ops.call(ops.contract, *arguments) == "direct"
+        with torch.inference_mode():
+            assert ops.call(ops.contract, *arguments) == "direct"
+        with LiveElements():
+            assert isinstance(ops.call(ops.contract, *arguments), Tensor)
+        with torch.autocast("cpu"):
+            assert isinstance(ops.call(ops.contract, *arguments), Tensor)
+        assert ops.call(ops.contract, *(t.to("meta") for t in arguments[:3]), None, -1).is_meta
+        torch.func.vmap(lambda u: ops.call(ops.contract, u, y, weight, None, -1))(torch.randn(2, 3, 4))
+    direct, dispatched = ops.call(ops.contract, *arguments), ops.contract(*arguments)
+    assert torch.equal(direct, dispatched)
+    for grads in zip(*(torch.autograd.grad(z.sum(), (x, y, weight)) for z in (direct, dispatched)), strict=True):
+        assert torch.equal(*grads)
