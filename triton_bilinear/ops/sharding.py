@@ -86,16 +86,14 @@ def _ways(equation: _Equation, batch: int, feature_dim: int) -> Iterator[tuple[l
     factors = range(len(inputs) - equation.bias)
     yield [Replicate() for _ in outputs], [Replicate() for _ in inputs]
     for axis in dict.fromkeys(name for names in inputs for name in names):
-        summed = axis not in outputs[0]
-        arguments = [placed(inputs[factor], axis, Replicate()) for factor in factors]
+        results = [placed(names, axis, Partial()) for names in outputs]
+        elsewhere: list[Placement] = [Replicate() for _ in factors]
         if equation.bias:
-            arguments.append(placed(inputs[-1], axis, Partial() if summed else Replicate()))
-        yield [placed(names, axis, Partial()) for names in outputs], arguments
+            elsewhere.append(Partial() if results[0].is_partial() else Replicate())
+        yield results, [placed(names, axis, other) for names, other in zip(inputs, elsewhere, strict=True)]
     for factor in factors:
-        results: list[Placement] = [
-            Partial() if factor in output.factors else Replicate() for output in equation.outputs
-        ]
-        arguments = [Partial() if other == factor else Replicate() for other in factors]
+        results = [Partial() if factor in output.factors else Replicate() for output in equation.outputs]
+        arguments: list[Placement] = [Partial() if other == factor else Replicate() for other in factors]
         yield results, arguments + results[:1] * equation.bias
 
 
