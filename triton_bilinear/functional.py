@@ -58,7 +58,10 @@ def _repays(x: Tensor, n: int, outputs: int) -> bool:
     """Whether a kept product repays what it costs the gradient: a call more where there are several outputs.
 
     A small problem feels that call. A compiled graph is one for every batch: there the batch must not decide.
+    The gradient flattens batch axes, and DTensor does not flatten axes that it has sharded unevenly.
     """
+    if x.dim() > 2 and ops.sharding.is_distributed(x):
+        return False
     return outputs == 1 or torch.compiler.is_compiling() or x.numel() * n * outputs > _SMALL
 
 

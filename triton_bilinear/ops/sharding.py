@@ -20,6 +20,8 @@ from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from . import library as ops
 from .importing import when_imported
 
@@ -111,9 +113,19 @@ def _acceptable(equation: _Equation, *args: Any) -> list[tuple[list[Placement], 
     ]
 
 
-def _register(_: ModuleType) -> None:
+_DTENSOR: tuple[type, ...] = ()
+
+
+def is_distributed(tensor: Tensor) -> bool:
+    """Whether it is a DTensor, of which there are none before somebody imports that."""
+    return isinstance(tensor, _DTENSOR)
+
+
+def _register(module: ModuleType) -> None:
     from torch.distributed.tensor.experimental import register_sharding
 
+    global _DTENSOR
+    _DTENSOR = (module.DTensor,)
     for op, equation in _EQUATIONS.items():
         register_sharding(op)(partial(_acceptable, equation))
 
