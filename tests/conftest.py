@@ -16,6 +16,8 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# No stored configs of whoever runs the tests.
+os.environ["TRITON_BILINEAR_CONFIGS"] = ""
 # cuBLAS needs this for the deterministic mode below.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 

@@ -103,8 +103,8 @@ def class_of(problem: Problem) -> tuple[Any, ...]:
 
 
 def bucket(problem: Problem) -> dict[str, tuple[int, int]]:
-    """The sizes that a plan found for this problem may serve: half to twice as many rows, other sizes an eighth off."""
-    rows = ("B", "outputs", "K")
+    """The sizes that a plan found for this problem may serve: half to twice of what grows with the batch, other sizes an eighth off."""
+    rows = ("B", "outputs", "K", "inputs")
     return {
         name: (max(1, size // 2), 2 * size) if name in rows else (size - size // 8, size + size // 8)
         for name, size in sizes_of(problem).items()
