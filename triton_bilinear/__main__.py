@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import check, compile, demo, info, tune
+from .commands import bench, check, compile, demo, info, tune
 
-COMMANDS = (demo, info, check, compile, tune)
+COMMANDS = (demo, info, check, compile, tune, bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

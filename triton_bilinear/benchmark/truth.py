@@ -1,0 +1,71 @@
+"""The step in float64, and how far from it somebody's numbers are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .cases import WEIGHT, Case, Inputs, add_bias
+
+Results = dict[str, Tensor]  # "out", and the gradient of each argument by its name
+
+# Float64 elements of the product of x and y that are made at a time: 128 MiB.
+_ELEMENTS = 2**24
+
+# Largest error of a result or gradient, as norms over its elements. Between what rounding explains (F.bilinear, which
+# adds up gradients in half precision, loses five roundings at L = 1024) and what a missing term would be.
+BOUNDS = {"float64": 1e-12, "float32": 1e-4, "float16": 1e-2, "bfloat16": 8e-2}
+
+
+def step_results(out: Tensor, names: tuple[str, ...], gradients: tuple[Tensor, ...]) -> Results:
+    """A result and its gradients, by name."""
+    return {"out": out.detach(), **dict(zip(names, gradients, strict=True))}
+
+
+def truth(case: Case, inputs: Inputs) -> Results:
+    """The result and the case's gradients in float64, a piece of the batch at a time."""
+    largest = case.elements("".join({*case.form.x, *case.form.y, *("ln" if case.form.pairwise else "")}))
+    rows = max(1, _ELEMENTS * case.sizes["b"] // largest)
+    fixed = {name: tensor.double() for name, tensor in inputs.arguments().items() if name in ("weight", "bias")}
+    pieces = []
+    for piece in zip(*(tensor.split(rows) for tensor in (inputs.x, inputs.y, inputs.g)), strict=True):
+        x, y, g = (tensor.double() for tensor in piece)
+        pieces.append(_piece(case, {"x": x, "y": y, **fixed}, g))
+    return {name: _joined(name, [piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _joined(name: str, parts: list[Tensor]) -> Tensor:
+    """Samples one after the other; a sum over the samples for what has none."""
+    return torch.cat(parts) if name in ("out", "x", "y") else sum(parts[1:], parts[0])
+
+
+def _piece(case: Case, arguments: dict[str, Tensor], g: Tensor) -> Results:
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in arguments.items()}
+    x, y, weight, *bias = leaves.values()
+    form = case.form
+    if form.pairwise:
+        middle = form.x.replace("m", "ln")
+        out = torch.einsum(f"{middle},{form.y}->{form.out}", torch.einsum(f"{form.x},{WEIGHT}->{middle}", x, weight), y)
+    else:
+        middle = form.x.replace("m", "mn")
+        out = torch.einsum(f"{middle},{WEIGHT}->{form.out}", torch.einsum(f"{form.x},{form.y}->{middle}", x, y), weight)
+    out = add_bias(case, out, *bias)
+    return step_results(out, case.gradients, torch.autograd.grad(out, [leaves[name] for name in case.gradients], g))
+
+
+def worst_error(results: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """The largest error of a result, relative to its norm. Results that have other names are not looked at.
+
+    nan where a result is not finite; infinity where its shape is wrong.
+    """
+    worst: Any = torch.zeros((), dtype=torch.float64)
+    for name in results.keys() & expected.keys():
+        actual, right = results[name], expected[name]
+        if actual.shape != right.shape:
+            return float("inf")
+        error = (actual.double() - right).norm() / right.norm().clamp_min(torch.finfo(torch.float64).tiny)
+        worst = torch.maximum(worst.to(error.device), error)  # of nan and a number it is nan
+    return worst.item()
