@@ -4,7 +4,7 @@ The OpInfo of torch.nn.functional.bilinear, with our function in its place, our 
 its exemptions; and one for pairwise_bilinear. Check functions are torch's where its wheel has them (gradients,
 composite compliance, fake tensors, AOTAutograd, make_fx); what lies in its test files alone is written again here.
 Classes and tests are named after torch's. The primitives are opaque, so which backend computes them makes no difference
-here; values and gradients of the same samples on either backend are test_torch_contract.py's.
+here; values and gradients of all of torch's samples on either backend are test_torch_contract.py's.
 """
 
 # These are unittest's classes, as torch's machinery wants them; its assertEqual compares tensors.
@@ -58,7 +58,10 @@ def made(shape, device, dtype, requires_grad):
 
 
 def bilinear_samples(info, device, dtype, requires_grad, **kwargs):
-    yield from TORCHS.sample_inputs_func(info, device, dtype, requires_grad, **kwargs)
+    """Torch's samples of 3, 4 and 5 features (those of 8, 8 and 8 differ in nothing else), and ours."""
+    for sample in TORCHS.sample_inputs_func(info, device, dtype, requires_grad, **kwargs):
+        if sample.input.shape[-1] == 3:
+            yield sample
     for *shapes, options in MORE:
         for bias in ([], [shapes[2][:1]]):
             first, *rest = (made(shape, device, dtype, requires_grad) for shape in (*shapes, *bias))
