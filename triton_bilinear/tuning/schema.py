@@ -103,7 +103,7 @@ def class_of(problem: Problem) -> tuple[Any, ...]:
 
 
 def bucket(problem: Problem) -> dict[str, tuple[int, int]]:
-    """The sizes that a plan found for this problem may serve: half to twice of what grows with the batch, other sizes an eighth off."""
+    """The sizes that a plan found for this problem may serve: half to twice the batch, other sizes an eighth off."""
     rows = ("B", "outputs", "K", "inputs")
     return {
         name: (max(1, size // 2), 2 * size) if name in rows else (size - size // 8, size + size // 8)

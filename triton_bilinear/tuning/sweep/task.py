@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 
 import torch
 from torch import Tensor
@@ -15,10 +16,6 @@ from ...planning import SEPARATE, ContractProblem, GradInputsProblem, GradWeight
 from ...planning.problem import Problem
 from ..devices import DeviceSpec
 
-# The order in which a weight's axes are stored whose axis of stride 1 is the one named.
-_FIRST_LAST, _MIDDLE_LAST, _AS_IT_IS = (1, 2, 0), (0, 2, 1), (0, 1, 2)
-_STORED = {"p": _FIRST_LAST, "q": _MIDDLE_LAST, "r": _AS_IT_IS, "l": _FIRST_LAST, "m": _MIDDLE_LAST, "n": _AS_IT_IS}
-
 
 @dataclass(frozen=True)
 class Task:
@@ -29,15 +26,15 @@ class Task:
     inputs: tuple[Tensor, ...]
     outputs: dict[str, Tensor]
 
-    def launches(self, plan: Plan) -> list[Launch]:
-        """What a plan launches, its workspace allocated. A plan by two contractions has theirs as they are planned."""
+    def launches(self, plan: Plan | None) -> list[Launch]:
+        """What a plan, or the planner's, launches, its workspace allocated; two contractions as they are planned."""
         first, second, third, *rest = self.inputs
         out = list(self.outputs.values())
         match self.problem:
             case ContractProblem(keep=keep):
                 kept = out[1] if keep else None
                 return contract_launches(first, second, third, rest[0], out[0], kept, self.device, plan)
-            case GradInputsProblem() if plan.config == SEPARATE:
+            case GradInputsProblem() if plan is not None and plan.config == SEPARATE:
                 return [
                     *contract_launches(first, third, rest[0].permute(1, 0, 2), None, out[0], None, self.device),
                     *contract_launches(first, second, rest[0].permute(2, 0, 1), None, out[1], None, self.device),
@@ -63,15 +60,25 @@ def make_task(problem: Problem, device: DeviceSpec, where: torch.device) -> Task
             inputs, outputs = {"a": (B, P), "b": (B, Q), "c": (B, R)}, {"out": (P, Q, R)}
         case _:
             raise ValueError(f"expected a problem of a layer's step, got {problem}")
-    order = _AS_IT_IS if isinstance(problem, GradWeightProblem) else _STORED.get(problem.unit, _AS_IT_IS)
     draw = torch.Generator(where.type if where.type != "meta" else "cpu").manual_seed(0)
 
-    def random(size: tuple[int, ...]) -> Tensor:
-        axes = order if len(size) == 3 else tuple(range(len(size)))
+    def random(name: str, size: tuple[int, ...]) -> Tensor:
+        axes = list(range(len(size)))
+        if name == "weight":
+            last = _stored_last(problem, size)
+            axes = [axis for axis in axes if axis != last] + [last]
         stored = torch.empty([size[axis] for axis in axes], dtype=dtype, device=where)
         if where.type != "meta":
             stored.uniform_(-1, 1, generator=draw)
         return stored.permute([axes.index(axis) for axis in range(len(size))])
 
     empty = {name: torch.empty(size, dtype=dtype, device=where) for name, size in outputs.items()}
-    return Task(problem, device, tuple(random(size) for size in inputs.values()), empty)
+    return Task(problem, device, tuple(random(*item) for item in inputs.items()), empty)
+
+
+def _stored_last(problem: Problem, size: tuple[int, ...]) -> int:
+    """The weight's axis of stride 1; where it is read element by element, the one whose size is why."""
+    assert isinstance(problem, ContractProblem | GradInputsProblem)
+    if problem.unit:
+        return ("pqr" if isinstance(problem, ContractProblem) else "lmn").index(problem.unit)
+    return min(reversed(range(3)), key=lambda axis: gcd(16, size[axis]))
