@@ -40,7 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--set", action="append", default=[], choices=SETS, help="shapes by name; several are taken")
     parser.add_argument("--dtype", action="append", help="bf16 (the default), fp16, fp32, fp64; several are taken")
     parser.add_argument("--predict", action="store_true", help="by the cost model and the compiler; needs no GPU")
-    parser.add_argument("--gpu", action="append", default=[], help="with --predict: a GPU's name; several are taken")
+    parser.add_argument("--gpu", action="append", default=[], help="with --predict: a GPU's name, or all; several")
     parser.add_argument("--json", action="store_true", help="print what was found as JSON, a line for each problem")
     return parser
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Tune; 0 where every problem has an entry, 1 where one has none, 2 where nothing can be done."""
     if not triton_installed():
         return _fail("triton is not installed; install it with: pip install triton")
-    from ..tuning.devices import find_device
+    from ..tuning.devices import device_names, find_device
     from ..tuning.store import FOLDER_VARIABLE, user_folder
 
     folder = user_folder()
@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
         return _fail(f"{FOLDER_VARIABLE} is empty; it has to name the folder to write to")
     try:
         steps = _steps(args)
-        devices = list(dict.fromkeys(find_device(name) for name in args.gpu))
+        names = [known for name in args.gpu for known in (device_names() if name == "all" else (name,))]
+        devices = list(dict.fromkeys(map(find_device, names)))
     except (LookupError, ValueError) as error:
         return _fail(str(error))
     if args.predict != bool(devices):
