@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...gpu.launch import Launch, run
-from ...planning import Plan, forget_plans
+from ...planning import SEPARATE, Plan, forget_plans
 from ...planning.dispatch import plan_of, plans_of
 from ...planning.problem import Problem
 from ..devices import DeviceSpec
@@ -120,9 +120,9 @@ def measure(problem: Problem, machine: Machine, timer: Timer, sound: Soundness) 
 
 
 def _contenders(plans: list[Plan], in_use: Plan) -> list[Plan]:
-    """The plan in use, then those that the model likes best, few of each tile."""
+    """The plan in use, two contractions instead of a joint product, and those that the model likes best, few of a tile."""
     found, of_a_tile = [in_use], Counter([(in_use.config, in_use.order)])
-    for plan in sorted(plans, key=lambda plan: plan.estimate.seconds):
+    for plan in sorted(plans, key=lambda plan: (plan.config != SEPARATE, plan.estimate.seconds)):
         if len(found) == _CONTENDERS:
             break
         same = (plan.config, plan.order, plan.splits, plan.groups) == (
