@@ -35,6 +35,7 @@ def extra_bytes(step: Step, device: torch.device) -> dict[str, int | None]:
 
 def _peak_on_cpu(function: Callable[[], tuple[Tensor, ...]]) -> int:
     """Of what torch's allocator hands out while the function runs, less its results."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's library writes to stderr at any lower level
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         results = function()
     kineto: Any = profiled.profiler
