@@ -120,7 +120,7 @@ def measure(problem: Problem, machine: Machine, timer: Timer, sound: Soundness) 
 
 
 def _contenders(plans: list[Plan], in_use: Plan) -> list[Plan]:
-    """The plan in use, two contractions instead of a joint product, and those that the model likes best, few of a tile."""
+    """The plan in use, two contractions for a joint product, and what the model likes best, few of each tile."""
     found, of_a_tile = [in_use], Counter([(in_use.config, in_use.order)])
     for plan in sorted(plans, key=lambda plan: (plan.config != SEPARATE, plan.estimate.seconds)):
         if len(found) == _CONTENDERS:
