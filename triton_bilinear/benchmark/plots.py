@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from ..backend import triton_installed
+from ..explain import explain
 from .cases import CASES, ROWS
 from .measure import Record
 from .report import BEST_EINSUM, seconds_of, speedup
@@ -53,7 +56,10 @@ def draw_plots(
     if timed:
         figures["speedup"] = _speedup(timed, where)
         figures["roofline"] = _roofline(timed, where)
-    for name, axis, words, sweep in (("batch", "b", "batch size B", batches), ("outputs", "l", "outputs L", outputs)):
+    for name, axis, words, sweep in (
+        ("batch", "b", "batch size B", batches),
+        ("outputs", "l", "number of outputs L", outputs),
+    ):
         if sweep:
             figures[name] = _growth(sweep, axis, words, where)
     if triton_installed():
@@ -69,8 +75,7 @@ def _save(figure: Figure, path: Path) -> Path:
 
 def _figure(title: str, below: str, columns: int = 1, height: float = _SIZE[1]) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
-    figure.suptitle(f"{title}\n", fontsize=14, fontweight="bold")
-    figure.text(0.5, 0.955, below, ha="center", va="top", fontsize=9, color="#444444")
+    figure.suptitle(f"{title}\n{below}", fontsize=12)
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
@@ -98,8 +103,6 @@ def _speedup(records: Sequence[Record], where: str) -> Figure:
 
 
 def _ratio_ticks(axis: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
     axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
@@ -117,7 +120,7 @@ def _roofline(records: Sequence[Record], where: str) -> Figure:
         points = sorted({*span, min(max(knee, span[0]), span[1])})
         rates = [min(roof.flops, point * roof.bandwidth) / 1e9 for point in points]
         axes.plot(points, rates, linewidth=2, color="#444444", label=f"roof, {dtype}: {roof.source}")
-    for name in (OURS, BEST_EINSUM, F_BILINEAR):
+    for name in (F_BILINEAR, BEST_EINSUM, OURS):
         found = [
             (intensity, work.flops / seconds / 1e9)
             for record, work, intensity in zip(records, steps, intensities, strict=True)
@@ -125,10 +128,13 @@ def _roofline(records: Sequence[Record], where: str) -> Figure:
         ]
         if found:
             colour, marker = _STYLES[name]
-            axes.scatter(*zip(*found, strict=True), color=colour, marker=marker, s=60, label=name, zorder=3)
-    for record, work, intensity in zip(records, steps, intensities, strict=True):
-        rate = work.flops / (seconds_of(record, OURS) or 1.0) / 1e9
-        axes.annotate(record.case.name, (intensity, rate), (6, 5), textcoords="offset points", fontsize=8)
+            size = 150 if name == OURS else 45
+            axes.scatter(*zip(*found, strict=True), color=colour, marker=marker, s=size, label=name, zorder=3)
+            if name == OURS:
+                for number, point in enumerate(found, 1):
+                    axes.annotate(f"{number}", point, color="white", fontsize=7, ha="center", va="center", zorder=4)
+    names = "\n".join(f"{number}  {_label(record)}" for number, record in enumerate(records, 1))
+    axes.annotate(names, (1.01, 1.0), xycoords="axes fraction", fontsize=8, va="top")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("FLOP per byte, each operand of each product moved once")
@@ -142,12 +148,13 @@ def _growth(records: Sequence[Record], axis: str, words: str, where: str) -> Fig
     """Time and extra memory of a step, each over a size that grows."""
     sizes = ", ".join(f"{name.upper()} {size}" for name, size in records[0].case.sizes.items() if name != axis)
     figure, (time, memory) = _figure(f"Training step as the {words} grows", f"{sizes}, {where}", columns=2)
-    floor = [(record.case.sizes[axis], record.work["step"].floor_seconds * 1e3) for record in records]
+    rows = [(record.case.sizes[axis], record) for record in records]
+    floor = [(size, record.work["step"].floor_seconds * 1e3) for size, record in rows]
     time.plot(*zip(*floor, strict=True), color="#888888", linestyle="--", label="floor")
     for name in (OURS, *EINSUM_ORDERS, F_BILINEAR, COMPILED, LINEAR):
-        _line(time, name, _points(records, axis, lambda record, name=name: seconds_of(record, name), 1e3))
+        _line(time, name, [(size, seconds_of(record, name), 1e3) for size, record in rows])
         if name != LINEAR:  # whose features are an input
-            _line(memory, name, _points(records, axis, lambda record, name=name: _extra(record, name), 2.0**-20))
+            _line(memory, name, [(size, _extra(record, name), 2.0**-20) for size, record in rows])
     for axes, title in ((time, "time, ms"), (memory, "peak memory beyond inputs and results, MiB")):
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -159,7 +166,9 @@ def _growth(records: Sequence[Record], axis: str, words: str, where: str) -> Fig
     return figure
 
 
-def _line(axes: Axes, name: str, points: list[tuple[float, float]]) -> None:
+def _line(axes: Axes, name: str, found: Sequence[tuple[int, float | None, float]]) -> None:
+    """Through what is known of (size, value, scale); zeros do not show on a logarithmic axis."""
+    points = [(size, value * scale) for size, value, scale in found if value]
     if points:
         colour, marker = _STYLES[name]
         width = 2.5 if name == OURS else 1.3
@@ -171,20 +180,8 @@ def _extra(record: Record, name: str) -> float | None:
     return None if entry is None else entry.extra_bytes["step"]
 
 
-def _points(
-    records: Iterable[Record], axis: str, value: Callable[[Record], float | None], scale: float
-) -> list[tuple[float, float]]:
-    return [
-        (record.case.sizes[axis], found * scale) for record in records if (found := value(record)) is not None and found
-    ]
-
-
 def _predicted() -> Figure:
     """The cost model's times for GPUs that are not here."""
-    import torch
-
-    from ..explain import explain
-
     figure, (axes,) = _figure(
         "PREDICTED, not measured: training step over its floor",
         "by the cost model, bfloat16; no GPU was involved",

@@ -111,15 +111,17 @@ def size(count: int | None) -> str:
     """Bytes, in the unit that suits them."""
     if count is None:
         return "-"
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{_three_digits(count)} {unit}"
-        count /= 1024
-    return f"{_three_digits(count)} GiB"
+    value = float(count)
+    value, units = float(count), ["GiB", "MiB", "KiB", "B"]
+    while value >= 1024 and len(units) > 1:
+        value /= 1024
+        units.pop()
+    return f"{_three_digits(value)} {units[-1]}"
 
 
 def _three_digits(value: float) -> str:
-    return f"{value:.{max(0, 2 - len(str(int(value))) + 1)}f}"
+    whole = len(str(int(value)))
+    return f"{value:.{max(0, 3 - whole)}f}"
 
 
 def summary(records: Sequence[Record]) -> str:

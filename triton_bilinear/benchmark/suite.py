@@ -42,7 +42,9 @@ def chosen(cases: Iterable[Case], names: Sequence[str] | None, dtypes: Sequence[
     return [replace(case, dtype=dtype) for dtype in dict.fromkeys(dtypes) for case in found] if dtypes else found
 
 
-def run_suite(bench: Bench, cases: Sequence[Case], sweeps: Sequence[Sequence[Case]], outputs: Outputs) -> int:
+def run_suite(
+    bench: Bench, cases: Sequence[Case], sweeps: tuple[Sequence[Case], Sequence[Case]], outputs: Outputs
+) -> int:
     """Measure the cases and print each when it is done, then write. The sweeps, of batch and of outputs, are for plots.
 
     Returns:
@@ -58,15 +60,15 @@ def run_suite(bench: Bench, cases: Sequence[Case], sweeps: Sequence[Sequence[Cas
         print(f"\n{table(record)}", flush=True)
         records.append(record)
     print(f"\n{summary(records)}")
-    swept = [list(measured(bench, sweep, "timing what grows")) for sweep in sweeps] if outputs.plots else []
+    batches, grown = (list(measured(bench, sweep, "timing what grows")) if outputs.plots else [] for sweep in sweeps)
     try:
         if outputs.json is not None:
-            found = as_json([*records, *(record for sweep in swept for record in sweep)], bench)
+            found = as_json([*records, *batches, *grown], bench)
             outputs.json.write_text(json.dumps(found, indent=1) + "\n")
         if outputs.plots is not None:
             from .plots import draw_plots  # matplotlib is optional
 
-            for path in draw_plots(records, *swept, outputs.plots, about):
+            for path in draw_plots(records, batches, grown, outputs.plots, about):
                 print(path)
     except OSError as error:
         print(f"bench: cannot write to {error.filename}: {error.strerror}", file=sys.stderr)

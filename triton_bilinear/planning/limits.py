@@ -101,7 +101,8 @@ def shared_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool = Fa
             factors = streamed if unit == "tcgen05" and size["Q"] == 1 else waiting
             return right * streamed + rows * (size["Q"] + size["R"]) * item * factors
         case "grad_weight":
-            return right * streamed + depth * (size["P"] + size["Q"]) * item * waiting
+            factors = streamed if unit == "tcgen05" and size["P"] == 1 else waiting
+            return right * streamed + depth * (size["P"] + size["Q"]) * item * factors
         case "grad_inputs" if held:
             # g stays; a step's tiles and the sums that change threads, or behind the steps dy, take turns in the rest.
             sums = max(4096, rows * size["M"] * 2 * max(4, item))
