@@ -1,0 +1,42 @@
+"""Every case, everything that grows, and every plot: what the README shows.
+
+    python bench/run_all.py OUT [--dtype float32 --dtype bfloat16] [--rounds 15]
+
+writes OUT/results.json and PNGs. Takes an hour or so on two cores; nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from triton_bilinear.benchmark.cases import CASES, batch_sweep, output_sweep
+from triton_bilinear.benchmark.measure import FULL, Bench
+from triton_bilinear.benchmark.suite import Outputs, check_plots, chosen, run_suite
+from triton_bilinear.commands.machine import default_device
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for results.json and the PNGs")
+    parser.add_argument("--dtype", action="append", help="torch's name of it; by default what each case's user has")
+    parser.add_argument("--rounds", type=int, default=FULL.rounds)
+    options = parser.parse_args()
+    try:
+        check_plots(options.out)
+    except ValueError as error:
+        print(f"run_all: {error}", file=sys.stderr)
+        return 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(default_device(), replace(FULL, rounds=options.rounds))
+    cases = chosen(CASES, None, options.dtype)
+    outputs = Outputs(options.out / "results.json", options.out)
+    return run_suite(bench, cases, (batch_sweep(1_100_000), output_sweep(4096)), outputs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
