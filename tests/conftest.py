@@ -24,6 +24,10 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 from triton_bilinear import use_backend
 from triton_bilinear.backend import triton_installed
 
+# Workers of pytest-xdist share the cores.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 

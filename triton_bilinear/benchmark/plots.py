@@ -90,7 +90,8 @@ def _speedup(records: Sequence[Record], where: str) -> Figure:
         found = [(ratio, row) for row, record in enumerate(records) if (ratio := speedup(record, name)) is not None]
         if found:
             colour, marker = _STYLES[name]
-            axes.scatter(*zip(*found, strict=True), color=colour, marker=marker, s=60, label=name, zorder=3)
+            ratios, rows = zip(*found, strict=True)
+            axes.scatter(ratios, rows, color=colour, marker=marker, s=60, label=name, zorder=3)
     axes.axvline(1, color="#0072B2", linewidth=2, label="ours")
     axes.set_xscale("log")
     axes.set_yticks(range(len(records)), [_label(record) for record in records])
@@ -129,7 +130,8 @@ def _roofline(records: Sequence[Record], where: str) -> Figure:
         if found:
             colour, marker = _STYLES[name]
             size = 150 if name == OURS else 45
-            axes.scatter(*zip(*found, strict=True), color=colour, marker=marker, s=size, label=name, zorder=3)
+            xs, ys = zip(*found, strict=True)
+            axes.scatter(xs, ys, color=colour, marker=marker, s=size, label=name, zorder=3)
             if name == OURS:
                 for number, point in enumerate(found, 1):
                     axes.annotate(f"{number}", point, color="white", fontsize=7, ha="center", va="center", zorder=4)
