@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import triton_bilinear as tb
 from triton_bilinear import cpu, ops
-from triton_bilinear.cpu import chains, joint, khatri_rao, orders, pieces, project, weight_grad, whole
+from triton_bilinear.cpu import joint, khatri_rao, orders, pairs, pieces, project, weight_grad, whole
 from triton_bilinear.cpu.orders import Plan
 
 BATCH, P, Q, R = 7, 3, 4, 5
@@ -39,7 +39,6 @@ def tiny_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     planners = (orders.plan_contract, orders.plan_joint, orders.plan_weight)
     monkeypatch.setattr(whole, "LARGEST", 0)
     monkeypatch.setattr(cpu, "CPU_PIECE", 12)
-    monkeypatch.setattr(chains, "CPU_PIECE", 12)
     monkeypatch.setattr(orders, "ROWS", (1, 3))
     for planner in planners:
         planner.cache_clear()
@@ -187,48 +186,6 @@ def test_half_precision_does_not_lose_with_the_sum(dtype):
         assert_near(result, exact, factor=0.5)
 
 
-CHAINS = [  # b, o, k, a, e, c, d: either inner product first, one sample and several, sums of one term and several
-    (2, 3, 1, 4, 5, 6, 7),
-    (3, 1, 4, 6, 2, 7, 3),
-    (1, 3, 5, 2, 9, 3, 8),
-    (1, 2, 4, 9, 2, 8, 3),
-    (1, 1, 1, 1, 1, 1, 1),
-    (2, 2, 3, 5, 1, 1, 4),
-    (0, 2, 3, 4, 5, 6, 7),
-    (2, 2, 0, 4, 5, 6, 7),
-    (2, 2, 3, 4, 0, 6, 7),
-    (2, 2, 3, 4, 5, 0, 7),
-    (2, 2, 3, 0, 5, 6, 7),
-]
-
-
-@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
-@pytest.mark.parametrize("sizes", CHAINS, ids=str)
-@pytest.mark.parametrize("large", [False, True], ids=["whole", "pieces"])
-def test_chain(sizes, dtype, large, request):
-    if large:
-        request.getfixturevalue("tiny_pieces")
-    for shared in ("", "p", "q", "r", "pr"):
-        check_chain(sizes, shared, dtype)
-
-
-def check_chain(sizes: tuple[int, ...], shared: str, dtype: torch.dtype) -> None:
-    b, o, k, a, e, c, d = sizes
-    shapes = {"p": (a, e), "q": (e, c), "r": (c, d)}
-    factors = [
-        torch.randn(1 if name in shared else b, o, k, *shape, dtype=dtype).expand(b, o, k, *shape)
-        for name, shape in shapes.items()
-    ]
-    before = [t.clone() for t in factors]
-    bias, out = torch.randn(o, dtype=dtype), torch.full((b, o, a, d), torch.nan, dtype=dtype)
-    exact = torch.einsum("bokae,bokec,bokcd->boad", *(t.double() for t in factors))
-    cpu.chain(*factors, bias, out)
-    assert_near(out, exact + bias.double()[:, None, None])
-    cpu.chain(*(t.mT for t in reversed(factors)), None, out.mT)  # the same of the transposed factors
-    assert_near(out, exact)
-    assert all(torch.equal(t, copy) for t, copy in zip(factors, before, strict=True))
-
-
 class LiveElements(TorchDispatchMode):
     """The most elements that were alive at once, of tensors made while this mode was on, and of the largest of them."""
 
@@ -275,7 +232,7 @@ def test_workspace_of_pairwise_forms(dtype):
     batch, outputs, s, t, m, n = 8, 24, 20, 18, 16, 22
     x, y, weight = (torch.randn(shape, dtype=dtype) for shape in ((batch, s, m), (batch, t, n), (outputs, m, n)))
     g = torch.randn(batch, outputs, s, t, dtype=dtype)
-    with mock.patch.object(chains, "CPU_PIECE", 2**10), tb.use_backend("torch"):
+    with mock.patch.object(pairs, "CPU_PIECE", 2**10), tb.use_backend("torch"):
         for call, size in (
             (lambda: ops.library.KERNELS[ops.pairwise](x, y, weight, None), g.numel()),
             (lambda: ops.library.KERNELS[ops.pairwise_grad_x](g, y, weight), x.numel()),

@@ -1,6 +1,7 @@
 """Which implementation of the primitives serves a tensor.
 
-A backend is a module with the functions `contract`, `contract_keep`, `grad_inputs`, `grad_weight` and `chain`.
+A backend is a module with the functions `contract`, `contract_keep`, `grad_inputs`, `grad_weight`, `pairwise`,
+`pairwise_grad_x` and `pairwise_grad_weight`.
 The choice is one setting for the whole process, not one per thread: the backward pass of a graph of GPU tensors
 runs on threads of autograd's own, which would not see a thread's setting.
 """
@@ -73,6 +74,11 @@ def triton_installed() -> bool:
 @cache
 def _load(name: str) -> ModuleType:
     return importlib.import_module(f"triton_bilinear.{name}")
+
+
+def is_automatic() -> bool:
+    """Whether nobody has chosen an implementation."""
+    return _choice == "auto"
 
 
 def primitives(device_type: str) -> ModuleType:

@@ -42,6 +42,8 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None, *
     """
     x, y, weight, bias = _prepared("bilinear", x, y, weight, bias)
     axis = _bilinear_axis(x, y, weight, bias, feature_dim)
+    if ops.tiny.suits(x, y, weight, bias, axis):
+        return ops.tiny.bilinear(x, y, weight, bias)
     outputs, m, n = weight.shape
     if torch.is_grad_enabled():
         # A product with the weight that is no larger than the arguments and the result is worth keeping: it is most

@@ -10,12 +10,20 @@ from __future__ import annotations
 from torch import Tensor
 
 from . import joint, khatri_rao, project, weight_grad, whole
-from .chains import chain
 from .orders import CPU_PIECE, DEVICE_PIECE, Plan, plan_contract, plan_joint, plan_weight
+from .pairs import pairwise, pairwise_grad_weight, pairwise_grad_x
 from .pieces import flatten_batch
 from .workspace import ACCUMULATE
 
-__all__ = ["chain", "contract", "contract_keep", "grad_inputs", "grad_weight"]
+__all__ = [
+    "contract",
+    "contract_keep",
+    "grad_inputs",
+    "grad_weight",
+    "pairwise",
+    "pairwise_grad_weight",
+    "pairwise_grad_x",
+]
 
 
 def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:

@@ -9,8 +9,6 @@ from .orders import Plan
 from .pieces import row_pieces, tiles
 from .workspace import Workspace
 
-VECTOR = 16
-
 
 def multiply(workspace: Workspace, outer: Tensor, inner: Tensor) -> Tensor:
     """The products outer[:, q] inner[:, r] of rows (rows, Q) and (rows, R) as a matrix (rows, Q R)."""
@@ -24,12 +22,10 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
     workspace = Workspace(out)
     grid = list(tiles(weight.shape[1], weight.shape[2], plan.columns))
     matrices = workspace.tiles("weight", weight, grid)
-    # The product's rows become a vector axis of the processor's kernels where p does not fill one.
-    columns_first = weight.shape[0] % VECTOR != 0
     start = None if bias is None else workspace.copy("bias", bias)
     pieces = row_pieces(out, plan.rows), workspace.rows("u", u, plan.rows), workspace.rows("v", v, plan.rows)
     for piece, outer, inner in zip(*pieces, strict=True):
-        target = workspace.target("out", piece, columns_first)
+        target = workspace.target("out", piece)
         for i, ((q, r), matrix) in enumerate(zip(grid, matrices, strict=True)):
             product = multiply(workspace, outer[:, q], inner[:, r])
             if i:

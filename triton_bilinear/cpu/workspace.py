@@ -78,7 +78,16 @@ class Workspace:
         pieces = row_pieces(tensor, rows)
         if tensor.dim() == 2 and tensor.dtype == self.dtype and blas_ready(tensor):
             return pieces
-        return (self._rows(name, piece) for piece in pieces)
+        return (self.matrix(name, piece) for piece in pieces)
+
+    def matrix(self, name: str, piece: Tensor) -> Tensor:
+        """A piece (*batch, features) as a matrix (rows, features): a view where a product can read it, else a copy."""
+        view = self._matrix_view(piece)
+        return view if view is not None else self.copy(name, piece).view(-1, piece.shape[-1])
+
+    def matrices(self, name: str, tensor: Tensor) -> Tensor:
+        """Matrices (n, rows, columns) in the accumulation dtype, as they lie where that is theirs."""
+        return tensor if tensor.dtype == self.dtype else self.copy(name, tensor)
 
     def fused(self, name: str, tensor: Tensor) -> Tensor:
         """A 3-d tensor (a, b, c) as a matrix (a, b c): a view where a product can read it, else a copy."""
@@ -97,16 +106,10 @@ class Workspace:
             return views
         return _Walk(lambda: (self.fused(name, tensor[:, b, c]) for b, c in grid))
 
-    def target(self, name: str, piece: Tensor, columns_first: bool = False) -> Tensor:
-        """A matrix (rows, features) to compute a piece (*batch, features) of a result in; `store` completes it.
-
-        With `columns_first` its columns are dense, not its rows.
-        """
+    def target(self, name: str, piece: Tensor) -> Tensor:
+        """A matrix (rows, features) to compute a piece (*batch, features) of a result in; `store` completes it."""
         view = self._matrix_view(piece)
-        if view is not None and (not columns_first or view.stride(0) == 1):
-            return view
-        rows, columns = prod(piece.shape[:-1]), piece.shape[-1]
-        return self.take(name, columns, rows).t() if columns_first else self.take(name, rows, columns)
+        return view if view is not None else self.take(name, prod(piece.shape[:-1]), piece.shape[-1])
 
     def fused_target(self, name: str, tensor: Tensor) -> Tensor:
         """A matrix (a, b c) to compute a 3-d piece (a, b, c) of a result in; `store` completes it."""
@@ -119,10 +122,6 @@ class Workspace:
         """Write the finished `target` to its piece of the result, where it is not that piece itself."""
         if target.data_ptr() != piece.data_ptr():
             piece.copy_(target.view(piece.shape))
-
-    def _rows(self, name: str, piece: Tensor) -> Tensor:
-        view = self._matrix_view(piece)
-        return view if view is not None else self.copy(name, piece).view(-1, piece.shape[-1])
 
     def _matrix_view(self, piece: Tensor) -> Tensor | None:
         if piece.dtype != self.dtype:

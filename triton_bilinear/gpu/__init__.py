@@ -4,6 +4,9 @@
     contract_keep(u, v, weight, bias, out, kept)  the same, and kept[..., p, r] = sum_q u[..., q] weight[p, q, r]
     grad_inputs(g, x, y, weight, out_x, out_y)    both input gradients of the layer
     grad_weight(g, x, y, out)                     out[l, m, n] = sum over the batch of g[..., l] x[..., m] y[..., n]
+    pairwise(x, y, weight, bias, out)             out[b, l, s, t] = x[b, s] weight[l] y[b, t] + bias[l]
+    pairwise_grad_x(g, y, weight, out)            out[b, s] = sum over l and t of g[b, l, s, t] weight[l] y[b, t]
+    pairwise_grad_weight(g, x, y, out)            out[l] = sum over b, s and t of g[b, l, s, t] x[b, s] y[b, t]^T
     chain(p, q, r, bias, out)                     out[b, o] = sum_k p[b, o, k] q[b, o, k] r[b, o, k] + bias[o]
 
 Tensors have any strides, features on their last axis; outputs are written completely. Kernels run on whatever driver
@@ -14,5 +17,15 @@ from .chain import chain
 from .contract import contract, contract_keep
 from .grad_inputs import grad_inputs
 from .grad_weight import grad_weight
+from .pairwise import pairwise, pairwise_grad_weight, pairwise_grad_x
 
-__all__ = ["chain", "contract", "contract_keep", "grad_inputs", "grad_weight"]
+__all__ = [
+    "chain",
+    "contract",
+    "contract_keep",
+    "grad_inputs",
+    "grad_weight",
+    "pairwise",
+    "pairwise_grad_weight",
+    "pairwise_grad_x",
+]

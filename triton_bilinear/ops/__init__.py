@@ -1,10 +1,10 @@
 """The torch ops under triton_bilinear: opaque, and closed under differentiation of any order.
 
 `library` defines and runs them; `derivatives`, `batching`, `sharding` and `flops` teach torch their gradients and
-tangents, their vmap rules, their sharding over several devices, and their cost.
+tangents, their vmap rules, their sharding over several devices, and their cost; `tiny` does without them.
 """
 
-from . import batching, derivatives, flops, sharding
+from . import batching, derivatives, flops, sharding, tiny
 from .derivatives import call
 from .library import (
     contract,
@@ -29,4 +29,5 @@ __all__ = [
     "pairwise_grad_weight",
     "pairwise_grad_x",
     "sharding",
+    "tiny",
 ]

@@ -52,17 +52,19 @@ def call(op: torch._ops.OpOverload, *args: Any) -> Any:
 
     Modes, transforms, subclasses, autocast, compilers and torch's profiler see the op as ever.
     """
+    return _DIRECT[op](*args) if is_plain(*args) else op(*args)
+
+
+def is_plain(*args: Any) -> bool:
+    """Whether the tensors among the arguments are plain ones, and nothing would see an op that is called with them."""
     if (
         torch.compiler.is_compiling()
         or _C._autograd._profiler_enabled()
         or _C._is_any_autocast_enabled()
         or _C._dispatch_tls_local_include_set().raw_repr() not in _PLAIN_THREAD
     ):
-        return op(*args)
-    for arg in args:
-        if isinstance(arg, Tensor) and _C._dispatch_keys(arg).raw_repr() not in _PLAIN_TENSOR:
-            return op(*args)
-    return _DIRECT[op](*args)
+        return False
+    return all(not isinstance(arg, Tensor) or _C._dispatch_keys(arg).raw_repr() in _PLAIN_TENSOR for arg in args)
 
 
 def _in_forward_mode(plain: bool) -> bool:

@@ -114,14 +114,8 @@ def _grad_weight(g: Tensor, x: Tensor, y: Tensor, feature_dim: int) -> Tensor:
     return out
 
 
-# `chain` wants p (b, o, k, a, e), q (b, o, k, e, c), r (b, o, k, c, d), out (b, o, a, d): expanded views, no copies of
-# matrices. Batches of several axes become one, by a view wherever the strides allow one.
-
-ChainOperands = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]
-
-
-def _batched(tensor: Tensor, axes: int) -> Tensor:
-    """One batch axis in front of the last `axes` axes, whatever the number there was."""
+def batched(tensor: Tensor, axes: int) -> Tensor:
+    """One batch axis in front of the last `axes` axes, whatever the number there was; a view wherever one can be."""
     if tensor.dim() == axes + 1:
         return tensor
     lead = tensor.dim() - axes
@@ -131,60 +125,21 @@ def _batched(tensor: Tensor, axes: int) -> Tensor:
     return tensor.reshape(size, *tensor.shape[lead:])
 
 
-def pairwise_operands(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> ChainOperands:
-    """What `chain` is given for the forward pass."""
-    rows, columns = _batched(x, 2), _batched(y, 2)
-    lead = (rows.shape[0], weight.shape[0], 1)
-    return (
-        rows[:, None, None].expand(*lead, -1, -1),
-        weight[None, :, None].expand(*lead, -1, -1),
-        columns.mT[:, None, None].expand(*lead, -1, -1),
-        bias,
-        _batched(out, 3),
-    )
-
-
-def pairwise_grad_x_operands(g: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> ChainOperands:
-    """What `chain` is given for the gradient of x."""
-    grads, columns = _batched(g, 3), _batched(y, 2)
-    lead = (grads.shape[0], 1, weight.shape[0])
-    return (
-        grads[:, None],
-        columns[:, None, None].expand(*lead, -1, -1),
-        weight.mT[None, None].expand(*lead, -1, -1),
-        None,
-        _batched(out, 2)[:, None],
-    )
-
-
-def pairwise_grad_weight_operands(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> ChainOperands:
-    """What `chain` is given for the gradient of the weight."""
-    grads, rows, columns = _batched(g, 3), _batched(x, 2), _batched(y, 2)
-    lead = (1, grads.shape[1], grads.shape[0])
-    return (
-        rows.mT[None, None].expand(*lead, -1, -1),
-        grads.transpose(0, 1)[None],
-        columns[None, None].expand(*lead, -1, -1),
-        None,
-        out[None],
-    )
-
-
 def _pairwise(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     out = pairwise_out(x, y, weight, bias)
-    primitives(x.device.type).chain(*pairwise_operands(x, y, weight, bias, out))
+    primitives(x.device.type).pairwise(batched(x, 2), batched(y, 2), weight, bias, batched(out, 3))
     return out
 
 
 def _pairwise_grad_x(g: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     out = _pairwise_grad_x_out(g, y, weight)
-    primitives(g.device.type).chain(*pairwise_grad_x_operands(g, y, weight, out))
+    primitives(g.device.type).pairwise_grad_x(batched(g, 3), batched(y, 2), weight, batched(out, 2))
     return out
 
 
 def _pairwise_grad_weight(g: Tensor, x: Tensor, y: Tensor) -> Tensor:
     out = _pairwise_grad_weight_out(g, x, y)
-    primitives(g.device.type).chain(*pairwise_grad_weight_operands(g, x, y, out))
+    primitives(g.device.type).pairwise_grad_weight(batched(g, 3), batched(x, 2), batched(y, 2), out)
     return out
 
 

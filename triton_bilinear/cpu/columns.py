@@ -1,0 +1,131 @@
+"""The columns of z[b, s, l, n], which lies between the two products of a pairwise form: their order and their products.
+
+Names of sizes: x (B, S, M), y (B, T, N), weight (L, M, N), g (B, L, S, T). A layout says which of l and n is the inner
+axis of the columns: so a weight stored (M, N, L) is served as it lies, like one stored (L, M, N).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .workspace import Workspace, blas_ready
+
+# Elements of a matrix that is too large to be copied for the sake of fewer calls.
+LARGE = 2**16
+
+# Elements of the sums of a piece of the batch.
+SUMS = 2**20
+
+# Multiply-adds of a sample that are worth a call of their own.
+CALL = 2**19
+
+
+class Layout(Protocol):
+    """A piece is a slice of the slabs, the outer axis of the columns."""
+
+    @staticmethod
+    def slabs(weight: Tensor) -> Tensor:
+        """A weight (L, M, N) as matrices (M, inner columns), one for each outer column."""
+
+    @staticmethod
+    def spread(work: Workspace, g: Tensor, y: Tensor, piece: slice) -> Tensor:
+        """sum_t g[b, l, s, t] y[b, t, n] of these columns, as z (B S, columns)."""
+
+    @staticmethod
+    def dot(work: Workspace, z: Tensor, y: Tensor, piece: slice, bias: Tensor | None, out: Tensor) -> None:
+        """out[b, l, s, t] (+)= sum_n z[b, s, l, n] y[b, t, n] of these columns; a finished sum gets bias[l]."""
+
+
+class OutputsOuter:
+    """Columns (l, n). Of a sample, all rows and outputs are the rows of one product."""
+
+    @staticmethod
+    def slabs(weight: Tensor) -> Tensor:
+        return weight
+
+    @staticmethod
+    def spread(work: Workspace, g: Tensor, y: Tensor, piece: slice) -> Tensor:
+        left = work.copy("g", g[:, piece].transpose(1, 2))
+        samples, rows, outputs = left.shape[:3]
+        z = work.take("z", samples, rows * outputs, y.shape[2])
+        torch.bmm(left.flatten(1, 2), work.matrices("y", y), out=z)
+        return z.view(samples * rows, -1)
+
+    @staticmethod
+    def dot(work: Workspace, z: Tensor, y: Tensor, piece: slice, bias: Tensor | None, out: Tensor) -> None:
+        samples, outputs, rows, t = out[:, piece].shape
+        product = work.take("product", samples, rows * outputs, t)
+        torch.bmm(z.view(samples, rows * outputs, -1), work.matrices("y", y).mT, out=product)
+        product = product.view(samples, rows, outputs, t).transpose(1, 2)
+        _finish(product, None if bias is None else bias[piece], out[:, piece])
+
+
+class FeaturesOuter:
+    """Columns (n, l). Each row of a sample is a product of its own, and z is summed over its pieces."""
+
+    @staticmethod
+    def slabs(weight: Tensor) -> Tensor:
+        return weight.permute(2, 1, 0)
+
+    @staticmethod
+    def spread(work: Workspace, g: Tensor, y: Tensor, piece: slice) -> Tensor:
+        samples, outputs, rows, _ = g.shape
+        left = work.matrices("y", y)[:, :, piece].mT
+        z = work.take("z", samples, rows, left.shape[1], outputs)
+        for target, shared, right in zip(z, left, g.permute(0, 2, 3, 1), strict=True):
+            torch.bmm(shared.expand(rows, -1, -1), work.matrices("g", right), out=target)
+        return z.view(samples * rows, -1)
+
+    @staticmethod
+    def dot(work: Workspace, z: Tensor, y: Tensor, piece: slice, bias: Tensor | None, out: Tensor) -> None:
+        samples, outputs, rows, t = out.shape
+        left = work.matrices("y", y)[:, :, piece]
+        product = work.take("product", samples, rows, t, outputs)
+        for target, shared, right in zip(product, left, z.view(samples, rows, -1, outputs), strict=True):
+            target.baddbmm_(shared.expand(rows, -1, -1), right, beta=1 if piece.start else 0)
+        if piece.stop == y.shape[2]:
+            _finish(product.permute(0, 3, 1, 2), bias, out)
+
+
+def _finish(product: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    out.copy_(product if bias is None else product.add_(bias[:, None, None]))
+
+
+def layout_of(weight: Tensor, samples: int, rows: int, t: int) -> Layout:
+    """What suits how the weight (L, M, N) is stored, where the products are large enough for it.
+
+    samples, rows: of a piece of the batch.
+    """
+    outputs, _, n = weight.shape
+    outputs_dense = weight.stride(0) == 1 and weight.stride(1) != 1 and weight.stride(2) != 1
+    if outputs_dense and rows * outputs * n * t >= CALL * samples and samples * rows * outputs * t <= SUMS:
+        return FeaturesOuter
+    return OutputsOuter
+
+
+def matrices(work: Workspace, slabs: Tensor) -> list[tuple[slice, Tensor]]:
+    """The slabs (outer, M, inner) side by side: columns of z, and the matrix (M, columns) that makes or meets them."""
+    if _one_by_one(slabs, work):
+        return _each(slabs)
+    return [(slice(0, slabs[:, 0].numel()), work.fused("weight", slabs.transpose(0, 1)))]
+
+
+def target_matrices(work: Workspace, slabs: Tensor) -> list[tuple[slice, Tensor]]:
+    """The same of slabs that are a result; if there is one matrix only, it may be a buffer, and must be stored."""
+    if _one_by_one(slabs, work):
+        return _each(slabs)
+    return [(slice(0, slabs[:, 0].numel()), work.fused_target("out", slabs.transpose(0, 1)))]
+
+
+def _each(slabs: Tensor) -> list[tuple[slice, Tensor]]:
+    inner = slabs.shape[2]
+    return [(slice(i * inner, (i + 1) * inner), slab) for i, slab in enumerate(slabs)]
+
+
+def _one_by_one(slabs: Tensor, work: Workspace) -> bool:
+    """Whether the slabs are matrices as they lie, of a size that makes up for a call for each."""
+    outer, m, inner = slabs.shape
+    return outer > 1 and m * inner >= LARGE and slabs.dtype == work.dtype and blas_ready(slabs[0])

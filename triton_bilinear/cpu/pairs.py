@@ -1,0 +1,136 @@
+"""All pairs of rows of x and of y, and the gradients: a product with the weight, and a small one for each sample.
+
+Between the two lies z[b, s, l, n], either x times the weight or g times y. It is made in pieces: of rows (b, s), and of
+columns (l, n). Names of sizes: x (B, S, M), y (B, T, N), weight (L, M, N), g (B, L, S, T).
+
+Each may start from the other side, where that takes less work: `x^T A y = y^T A^T x`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from .columns import OutputsOuter, layout_of, matrices, target_matrices
+from .orders import CPU_PIECE, DEVICE_PIECE
+from .pieces import spans
+from .workspace import ACCUMULATE, Workspace
+
+# Rows of a piece; more or fewer make the matrix product slower.
+ROWS = 512
+
+
+def pairwise(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """out[b, l, s, t] = sum_{m,n} x[b, s, m] weight[l, m, n] y[b, t, n] + bias[l]."""
+    if not weight.numel() or not out.numel():
+        out.zero_() if bias is None else out.copy_(bias[:, None, None].expand_as(out))
+        return
+    if _work(y, x) < _work(x, y):
+        x, y, weight, out = y, x, weight.mT, out.mT
+    work = Workspace(out)
+    pieces = Pieces(x.shape[:2], y, weight)
+    slabs = pieces.layout.slabs(weight)
+    for samples, rows in pieces.rows:
+        left = work.matrix("x", x[samples, rows])
+        for piece in pieces.columns:
+            z = _multiply(work, left, slabs[piece])
+            pieces.layout.dot(work, z, y[samples], piece, bias, out[samples, :, rows])
+
+
+def pairwise_grad_x(g: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> None:
+    """out[b, s, m] = sum_{l,t,n} g[b, l, s, t] weight[l, m, n] y[b, t, n]."""
+    if not g.numel() or not weight.numel():
+        out.zero_()
+        return
+    if _work(y, out) < _work(out, y):
+        _grad_x_from_y(g, y, weight, out)
+        return
+    work = Workspace(out)
+    pieces = Pieces(out.shape[:2], y, weight)
+    slabs = pieces.layout.slabs(weight)
+    for samples, rows in pieces.rows:
+        part = out[samples, rows]
+        target = work.target("out", part)
+        for piece in pieces.columns:
+            z = pieces.layout.spread(work, g[samples, :, rows], y[samples], piece)
+            for columns, matrix in matrices(work, slabs[piece]):
+                started = piece.start > 0 or columns.start > 0
+                target.addmm_(z[:, columns], matrix.t(), beta=1 if started else 0)
+        work.store(part, target)
+
+
+def _grad_x_from_y(g: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> None:
+    """The same from y times the weight, v[b, t, l, m]; its products with g are summed over l and t."""
+    work = Workspace(out)
+    pieces = Pieces(y.shape[:2], out, weight.mT, summed=True)
+    slabs = weight.mT
+    for samples, rows in pieces.rows:
+        left = work.matrix("y", y[samples, rows])
+        total = work.take("total", *out[samples].shape)
+        for piece in pieces.columns:
+            v = _multiply(work, left, slabs[piece]).view(*y[samples, rows].shape[:2], -1, weight.shape[1])
+            for i, output in enumerate(range(piece.start, piece.stop)):
+                started = rows.start > 0 or output > 0
+                total.baddbmm_(work.matrices("g", g[samples, output, :, rows]), v[:, :, i], beta=1 if started else 0)
+        if rows.stop == y.shape[1]:
+            out[samples].copy_(total)
+
+
+def pairwise_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
+    """out[l, m, n] = sum_{b,s,t} g[b, l, s, t] x[b, s, m] y[b, t, n]."""
+    if not g.numel() or not out.numel():
+        out.zero_()
+        return
+    if _work(y, x) < _work(x, y):
+        g, x, y, out = g.mT, y, x, out.mT
+    work = Workspace(out)
+    pieces = Pieces(x.shape[:2], y, out)
+    slabs = pieces.layout.slabs(out)
+    for piece in pieces.columns:
+        targets = target_matrices(work, slabs[piece])
+        for count, (samples, rows) in enumerate(pieces.rows):
+            z = pieces.layout.spread(work, g[samples, :, rows], y[samples], piece)
+            left = work.matrix("x", x[samples, rows])
+            for columns, target in targets:
+                target.addmm_(left.t(), z[:, columns], beta=1 if count else 0)
+        if len(targets) == 1:
+            work.store(slabs[piece].transpose(0, 1), targets[0][1])
+
+
+def _multiply(work: Workspace, left: Tensor, slabs: Tensor) -> Tensor:
+    """Rows (rows, M) times slabs (outer, M, inner), side by side."""
+    product = work.take("z", len(left), len(slabs) * slabs.shape[2])
+    for columns, matrix in matrices(work, slabs):
+        torch.mm(left, matrix, out=product[:, columns])
+    return product
+
+
+def _work(first: Tensor, other: Tensor) -> int:
+    """Multiply-adds for each sample and output where rows `first` (B, S, M) meet the weight, and then `other`."""
+    (rows, m), (others, n) = first.shape[1:], other.shape[1:]
+    return rows * n * (m + others)
+
+
+class Pieces:
+    """How rows (b, s) and the columns of z are cut, so that no buffer exceeds the budget.
+
+    shape: B, S. other: (B, T, N). weight: (L, M, N), or another tensor whose slabs are laid out as its. summed: whether
+    results (T, N) of each sample are kept at hand.
+    """
+
+    def __init__(self, shape: Sequence[int], other: Tensor, weight: Tensor, summed: bool = False) -> None:
+        (batch, rows), (t, n) = shape, other.shape[1:]
+        budget = CPU_PIECE if other.device.type == "cpu" else DEVICE_PIECE
+        most = max(1, min(ROWS, budget // max(t, *weight.shape)))
+        together = max(1, most // rows)
+        if summed or other.dtype != ACCUMULATE[other.dtype]:
+            together = max(1, min(together, budget // (t * n)))
+        samples, row_spans = list(spans(batch, together)), list(spans(rows, most))
+        self.rows = [(sample, row) for sample in samples for row in row_spans]
+        largest = samples[0].stop, row_spans[0].stop
+        self.layout = OutputsOuter if summed else layout_of(weight, *largest, t)
+        slabs = self.layout.slabs(weight)
+        self.columns = list(spans(len(slabs), max(1, budget // (prod(largest) * max(t, slabs.shape[2])))))
