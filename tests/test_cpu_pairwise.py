@@ -12,6 +12,7 @@ from oracle import assert_near
 from test_cpu import LAYOUTS, dense, rotated, sliced, transposed
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from triton_bilinear import cpu
 from triton_bilinear.cpu import columns, pairs
@@ -108,14 +109,17 @@ class MultiplyAdds(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("s", "t"), [(64, 1), (1, 64)])
+@pytest.mark.parametrize("sizes", [(2, 64, 1, 8, 16, 16), (2, 1, 64, 8, 16, 16), *SIZES], ids=str)
 @pytest.mark.parametrize("name", PRIMITIVES)
-def test_the_side_of_few_rows_meets_the_weight(name, s, t):
-    """The multiply-adds are those of the cheaper order."""
-    b, l, m, n = 2, 8, 16, 16  # noqa: E741
-    size = {"b": b, "s": s, "t": t, "l": l, "m": m, "n": n}
+def test_the_cheaper_order_and_no_more(name, sizes):
+    """The multiply-adds of the products that are called are those that the counter of torch's users is told."""
+    b, s, t, l, m, n = sizes  # noqa: E741
+    size = dict(zip("bstlmn", sizes, strict=True))
     given, made, _ = PRIMITIVES[name]
     inputs = [torch.randn([size[axis] for axis in axes]) for axes in given]
     with MultiplyAdds() as done:
         getattr(cpu, name)(*inputs, torch.empty([size[axis] for axis in made]))
-    assert done.count == b * l * (m * n + 64 * m)
+    assert done.count == b * l * min(s * n * (m + t), t * m * (n + s))
+    with FlopCounterMode(display=False) as counter:
+        getattr(torch.ops.triton_bilinear, name)(*inputs)
+    assert counter.get_total_flops() == 2 * done.count

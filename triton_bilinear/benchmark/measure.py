@@ -22,8 +22,8 @@ class Settings:
     """How long to measure.
 
     rounds: samples of each rival of a case. budget: seconds that a rival may take for all its samples of a case; one
-    that needs more is sampled less often, and one that needs more for a single step is skipped. compile_seconds: for
-    torch.compile in all cases together.
+    that needs more is sampled less often, and one that seems to need more for a single step is skipped.
+    compile_seconds: for torch.compile in all cases together.
     """
 
     rounds: int
@@ -31,8 +31,12 @@ class Settings:
     compile_seconds: float
 
 
-QUICK = Settings(rounds=7, budget=1.0, compile_seconds=20.0)
+QUICK = Settings(rounds=7, budget=1.0, compile_seconds=10.0)
 FULL = Settings(rounds=15, budget=30.0, compile_seconds=float("inf"))
+
+
+# Of a rival that writes more than this a step is estimated before it is run.
+_LARGE_BYTES = 2**28
 
 
 @dataclass
@@ -142,14 +146,15 @@ class Bench:
             raise Unavailable(f"needs {needed / 2**30:.1f} GiB more than its inputs, {available / 2**30:.1f} are there")
         if rival.compiles and self._compile_seconds <= 0:
             raise Unavailable("the time for compilation is used up")
-        if rival.slow:
+        if rival.slow or (needed > _LARGE_BYTES and not rival.compiles):
             seconds = self._estimated_seconds(rival, case)
             if seconds > self.settings.budget:
-                raise Unavailable(f"a step would take about {seconds:.1f} s, there are {self.settings.budget:.0f}")
+                raise Unavailable(f"a step would take about {seconds:.1f} s, more than {self.settings.budget:.0f}")
 
     def _estimated_seconds(self, rival: Rival, case: Case) -> float:
-        """Of one step, from a few outputs and samples of it."""
-        small = case.resized(b=min(case.sizes["b"], 64), l=min(case.sizes["l"], 4))
+        """Of one step, from a part of the samples; of a slow rival, which takes outputs singly, from few of both."""
+        b, outputs = case.sizes["b"], case.sizes["l"]
+        small = case.resized(b=min(b, 64), l=min(outputs, 4)) if rival.slow else case.resized(b=-(-b // 16))
         step = rival.build(small, draw(small, self.device))
         self._timer(step)
         sample = self._timer(step)
