@@ -183,7 +183,8 @@ class TestDerivativesUnderCompile:
         leaves = leaves_of(outputs)
         with torch._dynamo.config.patch(trace_autograd_ops=True):
             compiled = torch.compile(penalty, fullgraph=True, backend="aot_eager")(*leaves)
-        expected = torch.autograd.grad(penalty(*leaves), leaves)
+        with tb.use_backend("torch"):  # the ops, as in the graph: another order of the sums rounds otherwise
+            expected = torch.autograd.grad(penalty(*leaves), leaves)
         for got, want in zip(torch.autograd.grad(compiled, leaves), expected, strict=True):
             assert_near(got, want)
 

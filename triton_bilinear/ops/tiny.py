@@ -25,10 +25,10 @@ def suits(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, feature_dim
         and feature_dim == -1
         and x.device.type == "cpu"
         and x.dtype in _DTYPES
+        and is_automatic()
+        and is_plain(x, y, weight, bias)  # before sizes are looked at, on which a compiler would then rely
         and 0 < x.numel() * y.shape[1] <= LARGEST
         and weight.shape[0] > 0
-        and is_automatic()
-        and is_plain(x, y, weight, bias)
     )
 
 
