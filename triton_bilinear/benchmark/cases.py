@@ -146,10 +146,10 @@ def _rows(b: int, l: int, m: int, n: int) -> dict[str, int]:  # noqa: E741
 _NO_BIAS = ("x", "y", "weight")
 
 CASES = (
-    Case("square 256", ROWS, _rows(4096, 256, 256, 256), 256, quick=True),
-    Case("square 128", ROWS, _rows(8192, 64, 128, 128), 1024),
+    Case("square 256", ROWS, _rows(4096, 256, 256, 256), 256),
+    Case("square 128", ROWS, _rows(8192, 64, 128, 128), 1024, quick=True),
     Case("small features", ROWS, _rows(65536, 64, 32, 32), 4096),
-    Case("DimeNet", ROWS, _rows(200000, 128, 8, 128), 20000, gradients=_NO_BIAS, quick=True),
+    Case("DimeNet", ROWS, _rows(200000, 128, 8, 128), 10000, gradients=_NO_BIAS, quick=True),
     Case("xDeepFM first layer", FIELDS, {"b": 4096, "l": 256, "m": 39, "n": 39, "d": 16}, 256),
     Case("xDeepFM later layer", FIELDS, {"b": 4096, "l": 128, "m": 39, "n": 128, "d": 16}, 128),
     Case("BLOCK VQA", ROWS, _rows(18432, 180, 180, 180), 1024, sliced=10),

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from .rivals import Step
+
+# The mark between the passes.
+_BACKWARD = "triton_bilinear: backward"
+
+
+@dataclass(frozen=True)
+class _Usage:
+    """Bytes above those before the step: the peak of the forward pass, what is left of it, the peak of backward."""
+
+    forward: int
+    between: int
+    backward: int
 
 
 def extra_bytes(step: Step, device: torch.device) -> dict[str, int | None]:
@@ -20,40 +32,48 @@ def extra_bytes(step: Step, device: torch.device) -> dict[str, int | None]:
     What the forward pass keeps for the backward pass counts for "forward" and "step". "backward" starts from there: it
     counts what comes on top. None where there is no backward pass.
     """
-    peak = _peak_on_cpu if device.type == "cpu" else _peak_on_cuda
-    forward = peak(lambda: (step.forward(),))
+    usage, out, gradients = (_on_cpu if device.type == "cpu" else _on_cuda)(step)
+    forward = max(0, usage.forward - _bytes((out,)))
     if not step.leaves:
         return {"forward": forward, "backward": None, "step": None}
-
-    def whole() -> tuple[Tensor, ...]:
-        out = step.forward()
-        return out, *step.backward(out)
-
-    out = step.forward()
-    return {"forward": forward, "backward": peak(lambda: step.backward(out)), "step": peak(whole)}
+    backward = max(0, usage.backward - usage.between - _bytes(gradients))
+    whole = max(0, usage.forward, usage.backward) - _bytes((out, *gradients))
+    return {"forward": forward, "backward": backward, "step": max(0, whole)}
 
 
-def _peak_on_cpu(function: Callable[[], tuple[Tensor, ...]]) -> int:
-    """Of what torch's allocator hands out while the function runs, less its results."""
+_Run = tuple[_Usage, Tensor, tuple[Tensor, ...]]
+
+
+def _on_cpu(step: Step) -> _Run:
+    """From what torch's allocator hands out while the step runs."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's library writes to stderr at any lower level
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        results = function()
+        out = step.forward()
+        with record_function(_BACKWARD):
+            gradients = step.backward(out) if step.leaves else ()
     kineto: Any = profiled.profiler
-    events = [event for event in kineto.kineto_results.events() if event.name() == "[memory]"]
-    level = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        level += event.nbytes()
-        peak = max(peak, level)
-    return max(0, peak - _bytes(results))
+    level = between = 0
+    peaks, part = [0, 0], 0
+    for event in sorted(kineto.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == _BACKWARD:
+            between, part = level, 1
+        elif event.name() == "[memory]":
+            level += event.nbytes()
+            peaks[part] = max(peaks[part], level)
+    return _Usage(peaks[0], between, peaks[1]), out, gradients
 
 
-def _peak_on_cuda(function: Callable[[], tuple[Tensor, ...]]) -> int:
+def _on_cuda(step: Step) -> _Run:
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    results = function()
+    out = step.forward()
     torch.cuda.synchronize()
-    return max(0, torch.cuda.max_memory_allocated() - before - _bytes(results))
+    forward, between = torch.cuda.max_memory_allocated() - before, torch.cuda.memory_allocated() - before
+    torch.cuda.reset_peak_memory_stats()
+    gradients = step.backward(out) if step.leaves else ()
+    torch.cuda.synchronize()
+    return _Usage(forward, between, torch.cuda.max_memory_allocated() - before), out, gradients
 
 
 def _bytes(tensors: tuple[Tensor, ...]) -> int:

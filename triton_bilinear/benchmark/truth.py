@@ -12,7 +12,7 @@ from .cases import WEIGHT, Case, Inputs, add_bias
 
 Results = dict[str, Tensor]  # "out", and the gradient of each argument by its name
 
-# Float64 elements of the product of x and y that are made at a time: 128 MiB.
+# Float64 elements of the first product that are made at a time: 128 MiB.
 _ELEMENTS = 2**24
 
 # Largest error of a result or gradient, as norms over its elements. Between what rounding explains (F.bilinear, which
@@ -27,14 +27,19 @@ def step_results(out: Tensor, names: tuple[str, ...], gradients: tuple[Tensor, .
 
 def truth(case: Case, inputs: Inputs) -> Results:
     """The result and the case's gradients in float64, a piece of the batch at a time."""
-    largest = case.elements("".join({*case.form.x, *case.form.y, *("ln" if case.form.pairwise else "")}))
-    rows = max(1, _ELEMENTS * case.sizes["b"] // largest)
+    rows = max(1, _ELEMENTS * case.sizes["b"] // case.elements(_middle(case)))
     fixed = {name: tensor.double() for name, tensor in inputs.arguments().items() if name in ("weight", "bias")}
     pieces = []
     for piece in zip(*(tensor.split(rows) for tensor in (inputs.x, inputs.y, inputs.g)), strict=True):
         x, y, g = (tensor.double() for tensor in piece)
         pieces.append(_piece(case, {"x": x, "y": y, **fixed}, g))
     return {name: _joined(name, [piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _middle(case: Case) -> str:
+    """The axes of the first product: of x and the weight, or of x and y where that is the smaller one."""
+    x_weight, pairs = case.form.x.replace("m", "ln"), case.form.x.replace("m", "mn")
+    return x_weight if case.form.pairwise or case.elements(x_weight) <= case.elements(pairs) else pairs
 
 
 def _joined(name: str, parts: list[Tensor]) -> Tensor:
@@ -45,12 +50,10 @@ def _joined(name: str, parts: list[Tensor]) -> Tensor:
 def _piece(case: Case, arguments: dict[str, Tensor], g: Tensor) -> Results:
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in arguments.items()}
     x, y, weight, *bias = leaves.values()
-    form = case.form
-    if form.pairwise:
-        middle = form.x.replace("m", "ln")
+    form, middle = case.form, _middle(case)
+    if "l" in middle:
         out = torch.einsum(f"{middle},{form.y}->{form.out}", torch.einsum(f"{form.x},{WEIGHT}->{middle}", x, weight), y)
     else:
-        middle = form.x.replace("m", "mn")
         out = torch.einsum(f"{middle},{WEIGHT}->{form.out}", torch.einsum(f"{form.x},{form.y}->{middle}", x, y), weight)
     out = add_bias(case, out, *bias)
     return step_results(out, case.gradients, torch.autograd.grad(out, [leaves[name] for name in case.gradients], g))
