@@ -38,6 +38,10 @@ def plan_in(entry: Entry, device: DeviceSpec) -> Plan | None:
     return next((p for p in plans if (p.config, p.order, p.splits, p.groups) == wanted), None)
 
 
+def test_every_gpu_of_the_table_has_a_file() -> None:
+    assert set(FILES) == {file_path(find_device(name), package_folder()).stem for name in device_names()}
+
+
 @pytest.mark.parametrize("file", FILES.values(), ids=list(FILES))
 def test_every_entry_is_understood_and_current(file: ConfigFile) -> None:
     device = find_device(file.gpu.name)
