@@ -154,9 +154,13 @@ class Bench:
     def _estimated_seconds(self, rival: Rival, case: Case) -> float:
         """Of one step, from a part of the samples; of a slow rival, which takes outputs singly, from few of both."""
         b, outputs = case.sizes["b"], case.sizes["l"]
-        small = case.resized(b=min(b, 64), l=min(outputs, 4)) if rival.slow else case.resized(b=-(-b // 16))
+        if rival.slow:
+            small = case.resized(b=min(b, 64), l=min(outputs, 4))
+        else:
+            small = case.resized(b=min(b, max(64, b // 16)))
         step = rival.build(small, draw(small, self.device))
-        self._timer(step)
+        if rival.slow:
+            self._timer(step)  # what its first call costs would count for much of so small a step
         sample = self._timer(step)
         return (sample.step or sample.forward) * case.elements("bl") / small.elements("bl")
 

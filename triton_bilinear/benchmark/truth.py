@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cpu.pieces import spans
 from .cases import WEIGHT, Case, Inputs, add_bias
 
 Results = dict[str, Tensor]  # "out", and the gradient of each argument by its name
 
-# Float64 elements of the first product that are made at a time: 128 MiB.
+# Float64 elements of the weight, and of the first product, that are looked at at a time: 128 MiB.
 _ELEMENTS = 2**24
 
 # Largest error of a result or gradient, as norms over its elements. Between what rounding explains (F.bilinear, which
@@ -26,25 +27,33 @@ def step_results(out: Tensor, names: tuple[str, ...], gradients: tuple[Tensor, .
 
 
 def truth(case: Case, inputs: Inputs) -> Results:
-    """The result and the case's gradients in float64, a piece of the batch at a time."""
-    rows = max(1, _ELEMENTS * case.sizes["b"] // case.elements(_middle(case)))
-    fixed = {name: tensor.double() for name, tensor in inputs.arguments().items() if name in ("weight", "bias")}
-    pieces = []
-    for piece in zip(*(tensor.split(rows) for tensor in (inputs.x, inputs.y, inputs.g)), strict=True):
-        x, y, g = (tensor.double() for tensor in piece)
-        pieces.append(_piece(case, {"x": x, "y": y, **fixed}, g))
-    return {name: _joined(name, [piece[name] for piece in pieces]) for name in pieces[0]}
+    """The result and the case's gradients in float64, of some samples and some outputs at a time."""
+    arguments = inputs.arguments()
+    exact = {name: torch.zeros_like(arguments[name], dtype=torch.float64) for name in case.gradients}
+    exact["out"] = torch.zeros_like(inputs.g, dtype=torch.float64)
+    axis, size = case.form.out.index("l"), case.sizes
+    few_outputs = spans(size["l"], max(1, _ELEMENTS // (size["m"] * size["n"])))
+    few_samples = list(spans(size["b"], max(1, _ELEMENTS * size["b"] // case.elements(_middle(case)))))
+    for outputs in few_outputs:
+        layer = {name: t[outputs].double() for name, t in arguments.items() if name in ("weight", "bias")}
+        for samples in few_samples:
+            x, y, g = (tensor[samples].double() for tensor in (inputs.x, inputs.y, inputs.g))
+            width = outputs.stop - outputs.start
+            part = _piece(case, {"x": x, "y": y, **layer}, g.narrow(axis, outputs.start, width))
+            for name, found in part.items():
+                if name in ("x", "y"):
+                    exact[name][samples] += found
+                elif name == "out":
+                    exact[name][samples].narrow(axis, outputs.start, width).copy_(found)
+                else:
+                    exact[name][outputs] += found
+    return exact
 
 
 def _middle(case: Case) -> str:
     """The axes of the first product: of x and the weight, or of x and y where that is the smaller one."""
     x_weight, pairs = case.form.x.replace("m", "ln"), case.form.x.replace("m", "mn")
     return x_weight if case.form.pairwise or case.elements(x_weight) <= case.elements(pairs) else pairs
-
-
-def _joined(name: str, parts: list[Tensor]) -> Tensor:
-    """Samples one after the other; a sum over the samples for what has none."""
-    return torch.cat(parts) if name in ("out", "x", "y") else sum(parts[1:], parts[0])
 
 
 def _piece(case: Case, arguments: dict[str, Tensor], g: Tensor) -> Results:
@@ -69,6 +78,6 @@ def worst_error(results: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
         actual, right = results[name], expected[name]
         if actual.shape != right.shape:
             return float("inf")
-        error = (actual.double() - right).norm() / right.norm().clamp_min(torch.finfo(torch.float64).tiny)
+        error = (actual - right).norm() / right.norm().clamp_min(torch.finfo(torch.float64).tiny)
         worst = torch.maximum(worst.to(error.device), error)  # of nan and a number it is nan
     return worst.item()
