@@ -226,6 +226,24 @@ def test_workspace_does_not_grow_with_the_batch(name, dtype):
     assert peaks[1] <= 2**13 + 512 * 2 * sum(sizes.values()) + 2 * sizes["p"] * sizes["q"] * sizes["r"]
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [(30, 2, 9, 11), (30, 11, 2, 9), (30, 9, 11, 2), (30, 1, 9, 9), (1, 14, 9, 9), (4, 12, 8, 8), (1, 3, 20, 20)],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["contract", "grad_inputs", "grad_weight"])
+def test_a_small_problem_takes_the_smallest_intermediate(name, sizes, monkeypatch):
+    """Whichever two axes it has, and beside a weight that is too large to be copied."""
+    monkeypatch.setattr(whole, "LARGEST", 600)
+    inputs, results = make(name, torch.float64, **dict(zip("bpqr", sizes, strict=True)))
+    weight, rows = (results[0] if name == "grad_weight" else inputs[2 if name == "contract" else 3]), inputs[0]
+    assert whole.suits(rows, weight)
+    with LiveElements() as live:
+        getattr(cpu, name)(*inputs, *results)
+    check(name, inputs, results)
+    assert live.largest <= 600
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_workspace_of_pairwise_forms(dtype):
     """Forward and backward: within a few pieces and results, far below the (B, L, S, N) of a first product of all."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from .workspace import ACCUMULATE, fusible
 
 # Elements of the largest intermediate.
-LARGEST = 2**16
+LARGEST = 2**18
 
 
 def suits(rows: Tensor, weight: Tensor) -> bool:
@@ -22,47 +22,56 @@ def suits(rows: Tensor, weight: Tensor) -> bool:
 
     rows: (*batch, features), of which only (batch, features) suits.
     """
-    if rows.dim() != 2:
+    if rows.dim() != 2 or not rows.shape[0] or not weight.numel():
         return False
     p, q, r = weight.shape
-    if not 0 < rows.shape[0] * q * r <= LARGEST:
-        return False
-    return 0 < p * q * r <= LARGEST or (p > 0 and weight.dtype == ACCUMULATE[weight.dtype] and fusible(weight, 1))
+    if weight.numel() <= LARGEST:
+        return rows.shape[0] * min(p * q, q * r, p * r) <= LARGEST
+    as_it_lies = weight.dtype == ACCUMULATE[weight.dtype] and fusible(weight, 1)
+    return as_it_lies and rows.shape[0] * q * r <= LARGEST
 
 
 def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """out[i, p] = sum_{q,r} u[i, q] v[i, r] weight[p, q, r] + bias[p]."""
-    pairs, matrix = _pairs(u, v), weight.reshape(weight.shape[0], -1).t()
-    if bias is None:
-        torch.mm(pairs, matrix, out=out)
-    else:
-        torch.addmm(bias, pairs, matrix, out=out)
+    """out[i, p] = sum_{q,r} u[i, q] v[i, r] weight[p, q, r] + bias[p], by the smallest intermediate."""
+    p, q, r = weight.shape
+    if q * r <= p * min(q, r) or weight.numel() > LARGEST:
+        pairs, matrix = _pairs(u, v), weight.reshape(p, -1).t()
+        torch.mm(pairs, matrix, out=out) if bias is None else torch.addmm(bias, pairs, matrix, out=out)
+        return
+    if q < r:
+        u, v, weight = v, u, weight.mT
+    _dot(torch.mm(u, _sides(weight)).view(-1, p, v.shape[1]), v, bias, out)
 
 
 def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, kept: Tensor) -> None:
     """The same, and kept[i, p, r] = sum_q u[i, q] weight[p, q, r]."""
-    p, q, r = weight.shape
-    torch.mm(u, weight.transpose(0, 1).reshape(q, p * r), out=kept.view(-1, p * r))
-    rows, matrices = v.unsqueeze(1), kept.mT
-    if bias is None:
-        torch.bmm(rows, matrices, out=out.unsqueeze(1))
-    else:
-        torch.baddbmm(bias, rows, matrices, out=out.unsqueeze(1))
+    torch.mm(u, _sides(weight), out=kept.view(u.shape[0], -1))
+    _dot(kept, v, bias, out)
 
 
 def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, out_y: Tensor) -> None:
     """out_x[i, m] = sum_{l,n} g[i, l] weight[l, m, n] y[i, n] and out_y[i, n] = sum_{l,m} g weight x."""
-    tile = torch.mm(g, weight.reshape(weight.shape[0], -1)).view(-1, *weight.shape[1:])
+    outputs, m, n = weight.shape
+    if len(g) * m * n > LARGEST or (outputs * max(m, n) < m * n and weight.numel() <= LARGEST):
+        contract(g, y, weight.transpose(0, 1), None, out_x)
+        contract(g, x, weight.permute(2, 0, 1), None, out_y)
+        return
+    tile = torch.mm(g, weight.reshape(outputs, -1)).view(-1, m, n)
     torch.bmm(y.unsqueeze(1), tile.mT, out=out_x.unsqueeze(1))
     torch.bmm(x.unsqueeze(1), tile, out=out_y.unsqueeze(1))
 
 
 def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
-    """out[l, m, n] = sum_i g[i, l] x[i, m] y[i, n]."""
-    if out.is_contiguous():
-        torch.mm(g.t(), _pairs(x, y), out=out.view(out.shape[0], -1))
+    """out[l, m, n] = sum_i g[i, l] x[i, m] y[i, n]; the two with the fewest features first, if `out` is not large."""
+    factors = (g, x, y)
+    widest = 0 if out.numel() > LARGEST else max(range(3), key=lambda axis: factors[axis].shape[1])
+    axes = [widest, *(axis for axis in range(3) if axis != widest)]
+    alone, *others = (factors[axis] for axis in axes)
+    target = out.permute(axes)
+    if target.is_contiguous():
+        torch.mm(alone.t(), _pairs(*others), out=target.view(alone.shape[1], -1))
     else:
-        out.copy_(torch.mm(g.t(), _pairs(x, y)).view(out.shape))
+        target.copy_(torch.mm(alone.t(), _pairs(*others)).view(target.shape))
 
 
 def in_wide_dtype(primitive: Callable[..., None], inputs: tuple[Tensor | None, ...], *outputs: Tensor) -> None:
@@ -81,3 +90,15 @@ def in_wide_dtype(primitive: Callable[..., None], inputs: tuple[Tensor | None, .
 def _pairs(u: Tensor, v: Tensor) -> Tensor:
     """The products u[i, q] v[i, r] as a matrix (rows, Q R)."""
     return (u.unsqueeze(2) * v.unsqueeze(1)).reshape(u.shape[0], -1)
+
+
+def _sides(weight: Tensor) -> Tensor:
+    """A weight (p, q, r) as a matrix (q, p r)."""
+    return weight.transpose(0, 1).reshape(weight.shape[1], -1)
+
+
+def _dot(projected: Tensor, v: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """out[i, p] = sum_r projected[i, p, r] v[i, r] + bias[p]."""
+    torch.bmm(v.unsqueeze(1), projected.mT, out=out.unsqueeze(1))
+    if bias is not None:
+        out.add_(bias)
