@@ -114,9 +114,7 @@ class Workspace:
     def fused_target(self, name: str, tensor: Tensor) -> Tensor:
         """A matrix (a, b c) to compute a 3-d piece (a, b, c) of a result in; `store` completes it."""
         view = self._fused_view(tensor)
-        if view is not None and view.stride(1) == 1:
-            return view
-        return self.take(name, tensor.shape[0], tensor.shape[1] * tensor.shape[2])
+        return view if view is not None else self.take(name, tensor.shape[0], tensor.shape[1] * tensor.shape[2])
 
     def store(self, piece: Tensor, target: Tensor) -> None:
         """Write the finished `target` to its piece of the result, where it is not that piece itself."""
