@@ -101,7 +101,7 @@ def layout_of(weight: Tensor, samples: int, rows: int, t: int) -> Layout:
     """
     outputs, _, n = weight.shape
     outputs_dense = weight.stride(0) == 1 and weight.stride(1) != 1 and weight.stride(2) != 1
-    if outputs_dense and rows * outputs * n * t >= CALL * samples and samples * rows * outputs * t <= SUMS:
+    if outputs_dense and rows * outputs * n * t >= CALL and samples * rows * outputs * t <= SUMS:
         return FeaturesOuter
     return OutputsOuter
 
