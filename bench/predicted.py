@@ -15,6 +15,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from triton_bilinear import explain
+from triton_bilinear.tuning.sweep.problems import NAMED_SHAPES
 
 GPUS = (
     "NVIDIA H100 80GB HBM3",
@@ -22,16 +23,6 @@ GPUS = (
     "NVIDIA B200",
     "NVIDIA GeForce RTX 4090",
     "AMD Instinct MI300X",
-)
-SHAPES = (
-    (4096, 256, 256, 256),
-    (8192, 128, 128, 128),
-    (2048, 64, 32, 32),
-    (18432, 180, 180, 180),
-    (200000, 128, 8, 128),
-    (65536, 256, 39, 39),
-    (4096, 1, 1024, 1024),
-    (16, 256, 512, 512),
 )
 
 
@@ -44,7 +35,7 @@ def cell(shape: tuple[int, ...], gpu: str) -> str:
 def main() -> None:
     print(f"| (B, L, M, N), bfloat16 | {' | '.join(GPUS)} |")
     print("|---" * (len(GPUS) + 1) + "|")
-    for shape in SHAPES:
+    for shape in NAMED_SHAPES["targets"]:
         print(f"| {shape} | {' | '.join(cell(shape, gpu) for gpu in GPUS)} |", flush=True)
 
 
