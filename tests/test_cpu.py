@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import triton_bilinear as tb
 from triton_bilinear import cpu, ops
-from triton_bilinear.cpu import joint, khatri_rao, orders, pairs, pieces, project, weight_grad, whole
+from triton_bilinear.cpu import joint, khatri_rao, orders, pieces, project, weight_grad, whole
 from triton_bilinear.cpu.orders import Plan
 
 BATCH, P, Q, R = 7, 3, 4, 5
@@ -38,7 +38,7 @@ def tiny_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Plans as for large problems, of a few elements each."""
     planners = (orders.plan_contract, orders.plan_joint, orders.plan_weight)
     monkeypatch.setattr(whole, "LARGEST", 0)
-    monkeypatch.setattr(cpu, "CPU_PIECE", 12)
+    monkeypatch.setattr(orders, "CPU_PIECE", 12)
     monkeypatch.setattr(orders, "ROWS", (1, 3))
     for planner in planners:
         planner.cache_clear()
@@ -219,7 +219,7 @@ def peak_of(name: str, batch: int, dtype: torch.dtype, **sizes: int) -> int:
 def test_workspace_does_not_grow_with_the_batch(name, dtype):
     """It stays within a few pieces, and far below the (B, P, R) and (B, Q, R) of a product that is materialised."""
     sizes = {"p": 2 if name == "contract_keep" else 24, "q": 20, "r": 28}
-    with mock.patch.object(cpu, "CPU_PIECE", 2**13), mock.patch.object(whole, "LARGEST", 0):
+    with mock.patch.object(orders, "CPU_PIECE", 2**13), mock.patch.object(whole, "LARGEST", 0):
         peaks = [peak_of(name, batch, dtype, **sizes) for batch in (512, 4096)]
     assert peaks[1] <= 1.1 * peaks[0]
     # A piece, the rows that go with it, and the weight, each in float32 where they are not so already.
@@ -250,7 +250,7 @@ def test_workspace_of_pairwise_forms(dtype):
     batch, outputs, s, t, m, n = 8, 24, 20, 18, 16, 22
     x, y, weight = (torch.randn(shape, dtype=dtype) for shape in ((batch, s, m), (batch, t, n), (outputs, m, n)))
     g = torch.randn(batch, outputs, s, t, dtype=dtype)
-    with mock.patch.object(pairs, "CPU_PIECE", 2**10), tb.use_backend("torch"):
+    with mock.patch.object(orders, "CPU_PIECE", 2**10), tb.use_backend("torch"):
         for call, size in (
             (lambda: ops.library.KERNELS[ops.pairwise](x, y, weight, None), g.numel()),
             (lambda: ops.library.KERNELS[ops.pairwise_grad_x](g, y, weight), x.numel()),
@@ -281,13 +281,13 @@ def test_results_alias_nothing(sizes):
 
 def test_orders_fit_the_sizes():
     """One form is projected; many outputs meet Khatri-Rao products; few outputs are not worth a joint tile."""
-    assert orders.plan_contract(2048, (1, 512, 512), (512 * 512, 512, 1), True, cpu.CPU_PIECE).order == "project"
-    many = (256, 39, 39), (39 * 39, 39, 1), True, cpu.CPU_PIECE
+    assert orders.plan_contract(2048, (1, 512, 512), (512 * 512, 512, 1), True, orders.CPU_PIECE).order == "project"
+    many = (256, 39, 39), (39 * 39, 39, 1), True, orders.CPU_PIECE
     assert orders.plan_contract(4096, *many).order == "khatri_rao"
-    apart = [(sizes, strides, True, cpu.CPU_PIECE) for sizes, strides in (((39, 256, 39), (39, 39 * 39, 1)),) * 2]
+    apart = [(sizes, strides, True, orders.CPU_PIECE) for sizes, strides in (((39, 256, 39), (39, 39 * 39, 1)),) * 2]
     assert orders.plan_joint(4096, *many).cost < sum(orders.plan_contract(4096, *plan).cost for plan in apart)
-    few = (4, 100, 100), (10000, 100, 1), True, cpu.CPU_PIECE
-    apart = [(sizes, strides, True, cpu.CPU_PIECE) for sizes, strides in (((100, 4, 100), (100, 10000, 1)),) * 2]
+    few = (4, 100, 100), (10000, 100, 1), True, orders.CPU_PIECE
+    apart = [(sizes, strides, True, orders.CPU_PIECE) for sizes, strides in (((100, 4, 100), (100, 10000, 1)),) * 2]
     assert orders.plan_joint(512, *few).cost > sum(orders.plan_contract(512, *plan).cost for plan in apart)
 
 

@@ -15,8 +15,8 @@ import triton_bilinear as tb
 from triton_bilinear.ops import tiny
 
 
-def arguments(b, l, m, n, dtype=torch.float64, layout=torch.randn):  # noqa: E741
-    return [layout(shape, dtype=dtype).requires_grad_() for shape in ((b, m), (b, n), (l, m, n), (l,))]
+def arguments(b, l, m, n, dtype=torch.float64):  # noqa: E741
+    return [torch.randn(shape, dtype=dtype).requires_grad_() for shape in ((b, m), (b, n), (l, m, n), (l,))]
 
 
 def ops_of(graph) -> set[str]:

@@ -37,7 +37,7 @@ def extra_bytes(step: Step, device: torch.device) -> dict[str, int | None]:
     if not step.leaves:
         return {"forward": forward, "backward": None, "step": None}
     backward = max(0, usage.backward - usage.between - _bytes(gradients))
-    whole = max(0, usage.forward, usage.backward) - _bytes((out, *gradients))
+    whole = max(usage.forward, usage.backward) - _bytes((out, *gradients))
     return {"forward": forward, "backward": backward, "step": max(0, whole)}
 
 

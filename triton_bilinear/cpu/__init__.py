@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from . import joint, khatri_rao, project, weight_grad, whole
-from .orders import CPU_PIECE, DEVICE_PIECE, Plan, plan_contract, plan_joint, plan_weight
+from .orders import Plan, piece_elements, plan_contract, plan_joint, plan_weight
 from .pairs import pairwise, pairwise_grad_weight, pairwise_grad_x
 from .pieces import flatten_batch
 from .workspace import ACCUMULATE
@@ -56,7 +56,7 @@ def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out
         kept.zero_()
         return
     u, v, out, kept = flatten_batch(u, v, out, kept.flatten(-2))
-    rows = max(1, _budget(out) // kept.shape[-1])
+    rows = max(1, piece_elements(out.device) // kept.shape[-1])
     project.contract_keep(u, v, weight, bias, out, kept, rows)
 
 
@@ -74,7 +74,7 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
         return
     g, x, y, out_x, out_y = flatten_batch(g, x, y, out_x, out_y)
     for_x, for_y = weight.transpose(0, 1), weight.permute(2, 0, 1)
-    one = plan_joint(_rows(g), *_layout(weight), _budget(g))
+    one = plan_joint(_rows(g), *_layout(weight), piece_elements(g.device))
     if _plan_contract(out_x, for_x).cost + _plan_contract(out_y, for_y).cost < one.cost:
         contract(g, y, for_x, None, out_x)
         contract(g, x, for_y, None, out_y)
@@ -94,13 +94,13 @@ def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
         out.zero_()
         return
     g, x, y = flatten_batch(g, x, y)
-    plan = plan_weight(_rows(g), *_layout(out), _budget(out))
+    plan = plan_weight(_rows(g), *_layout(out), piece_elements(out.device))
     alone, outer, inner = ((g, x, y)[axis] for axis in plan.axes)
     weight_grad.grad_weight(alone, outer, inner, out.permute(plan.axes), plan)
 
 
 def _plan_contract(out: Tensor, weight: Tensor) -> Plan:
-    return plan_contract(_rows(out), *_layout(weight), _budget(out))
+    return plan_contract(_rows(out), *_layout(weight), piece_elements(out.device))
 
 
 def _rows(tensor: Tensor) -> int:
@@ -110,11 +110,6 @@ def _rows(tensor: Tensor) -> int:
 def _layout(weight: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
     """Sizes, strides, and whether a matrix product can accumulate in the weight's own dtype."""
     return tuple(weight.shape), weight.stride(), weight.dtype == ACCUMULATE[weight.dtype]
-
-
-def _budget(out: Tensor) -> int:
-    """Elements of the largest buffer."""
-    return CPU_PIECE if out.device.type == "cpu" else DEVICE_PIECE
 
 
 def _empty(out: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

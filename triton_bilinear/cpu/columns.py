@@ -24,7 +24,7 @@ CALL = 2**19
 
 
 class Layout(Protocol):
-    """A piece is a slice of the slabs, the outer axis of the columns."""
+    """A piece is a slice of the slabs, the outer axis of the columns. y: in the dtype that sums are accumulated in."""
 
     @staticmethod
     def slabs(weight: Tensor) -> Tensor:
@@ -51,14 +51,14 @@ class OutputsOuter:
         left = work.copy("g", g[:, piece].transpose(1, 2))
         samples, rows, outputs = left.shape[:3]
         z = work.take("z", samples, rows * outputs, y.shape[2])
-        torch.bmm(left.flatten(1, 2), work.matrices("y", y), out=z)
+        torch.bmm(left.flatten(1, 2), y, out=z)
         return z.view(samples * rows, -1)
 
     @staticmethod
     def dot(work: Workspace, z: Tensor, y: Tensor, piece: slice, bias: Tensor | None, out: Tensor) -> None:
         samples, outputs, rows, t = out[:, piece].shape
         product = work.take("product", samples, rows * outputs, t)
-        torch.bmm(z.view(samples, rows * outputs, -1), work.matrices("y", y).mT, out=product)
+        torch.bmm(z.view(samples, rows * outputs, -1), y.mT, out=product)
         product = product.view(samples, rows, outputs, t).transpose(1, 2)
         _finish(product, None if bias is None else bias[piece], out[:, piece])
 
@@ -73,7 +73,7 @@ class FeaturesOuter:
     @staticmethod
     def spread(work: Workspace, g: Tensor, y: Tensor, piece: slice) -> Tensor:
         samples, outputs, rows, _ = g.shape
-        left = work.matrices("y", y)[:, :, piece].mT
+        left = y[:, :, piece].mT
         z = work.take("z", samples, rows, left.shape[1], outputs)
         for target, shared, right in zip(z, left, g.permute(0, 2, 3, 1), strict=True):
             torch.bmm(shared.expand(rows, -1, -1), work.matrices("g", right), out=target)
@@ -82,7 +82,7 @@ class FeaturesOuter:
     @staticmethod
     def dot(work: Workspace, z: Tensor, y: Tensor, piece: slice, bias: Tensor | None, out: Tensor) -> None:
         samples, outputs, rows, t = out.shape
-        left = work.matrices("y", y)[:, :, piece]
+        left = y[:, :, piece]
         product = work.take("product", samples, rows, t, outputs)
         for target, shared, right in zip(product, left, z.view(samples, rows, -1, outputs), strict=True):
             target.baddbmm_(shared.expand(rows, -1, -1), right, beta=1 if piece.start else 0)

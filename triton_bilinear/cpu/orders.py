@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
+
 # Multiply-adds of the matrix product that take as long as ...
 PRODUCT = 5.0  # one element of a Khatri-Rao product
 DOT = 6.0  # one multiply-add of a batched vector-matrix product
@@ -20,6 +22,12 @@ CALL = 1e6  # what is fixed for each piece: the calls, and the threads that meet
 # Elements of the largest buffer: the caches of a CPU, or enough work for one launch on another device.
 CPU_PIECE = 512 * 1024
 DEVICE_PIECE = 16 * 1024 * 1024
+
+
+def piece_elements(device: torch.device) -> int:
+    """Elements of the largest buffer on a device."""
+    return CPU_PIECE if device.type == "cpu" else DEVICE_PIECE
+
 
 # Of a piece; more rows or fewer make the matrix product slower.
 ROWS = (128, 256, 512)

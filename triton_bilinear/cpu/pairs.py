@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .columns import OutputsOuter, layout_of, matrices, target_matrices
-from .orders import CPU_PIECE, DEVICE_PIECE
+from .orders import piece_elements
 from .pieces import spans
 from .workspace import ACCUMULATE, Workspace
 
@@ -34,10 +34,10 @@ def pairwise(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
     pieces = Pieces(x.shape[:2], y, weight)
     slabs = pieces.layout.slabs(weight)
     for samples, rows in pieces.rows:
-        left = work.matrix("x", x[samples, rows])
+        left, right = work.matrix("x", x[samples, rows]), work.matrices("y", y[samples])
         for piece in pieces.columns:
             z = _multiply(work, left, slabs[piece])
-            pieces.layout.dot(work, z, y[samples], piece, bias, out[samples, :, rows])
+            pieces.layout.dot(work, z, right, piece, bias, out[samples, :, rows])
 
 
 def pairwise_grad_x(g: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> None:
@@ -53,9 +53,9 @@ def pairwise_grad_x(g: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> None:
     slabs = pieces.layout.slabs(weight)
     for samples, rows in pieces.rows:
         part = out[samples, rows]
-        target = work.target("out", part)
+        target, right = work.target("out", part), work.matrices("y", y[samples])
         for piece in pieces.columns:
-            z = pieces.layout.spread(work, g[samples, :, rows], y[samples], piece)
+            z = pieces.layout.spread(work, g[samples, :, rows], right, piece)
             for columns, matrix in matrices(work, slabs[piece]):
                 started = piece.start > 0 or columns.start > 0
                 target.addmm_(z[:, columns], matrix.t(), beta=1 if started else 0)
@@ -92,7 +92,7 @@ def pairwise_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
     for piece in pieces.columns:
         targets = target_matrices(work, slabs[piece])
         for count, (samples, rows) in enumerate(pieces.rows):
-            z = pieces.layout.spread(work, g[samples, :, rows], y[samples], piece)
+            z = pieces.layout.spread(work, g[samples, :, rows], work.matrices("y", y[samples]), piece)
             left = work.matrix("x", x[samples, rows])
             for columns, target in targets:
                 target.addmm_(left.t(), z[:, columns], beta=1 if count else 0)
@@ -123,7 +123,7 @@ class Pieces:
 
     def __init__(self, shape: Sequence[int], other: Tensor, weight: Tensor, summed: bool = False) -> None:
         (batch, rows), (t, n) = shape, other.shape[1:]
-        budget = CPU_PIECE if other.device.type == "cpu" else DEVICE_PIECE
+        budget = piece_elements(other.device)
         most = max(1, min(ROWS, budget // max(t, *weight.shape)))
         together = max(1, most // rows)
         if summed or other.dtype != ACCUMULATE[other.dtype]:
