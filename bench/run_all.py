@@ -1,8 +1,9 @@
 """Every case, everything that grows, and every plot: what the README shows.
 
-    python bench/run_all.py OUT [--dtype float32 --dtype bfloat16] [--rounds 15]
+    python bench/run_all.py OUT [--case NAME] [--dtype float32 --dtype bfloat16] [--rounds 15]
 
-writes OUT/results.json and PNGs. Takes an hour or so on two cores; nothing else should run meanwhile.
+writes OUT/results.json and PNGs. Takes an hour or so on two cores; nothing else should run meanwhile. With --case, only
+the cases whose names contain one of these, and nothing that grows.
 """
 
 from __future__ import annotations
@@ -23,19 +24,20 @@ from triton_bilinear.commands.machine import default_device
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for results.json and the PNGs")
+    parser.add_argument("--case", action="append", help="part of a case's name; several are taken")
     parser.add_argument("--dtype", action="append", help="torch's name of it; by default what each case's user has")
     parser.add_argument("--rounds", type=int, default=FULL.rounds)
     options = parser.parse_args()
     try:
         check_plots(options.out)
+        cases = chosen(CASES, options.case, options.dtype)
     except ValueError as error:
         print(f"run_all: {error}", file=sys.stderr)
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(default_device(), replace(FULL, rounds=options.rounds))
-    cases = chosen(CASES, None, options.dtype)
-    outputs = Outputs(options.out / "results.json", options.out)
-    return run_suite(bench, cases, (batch_sweep(1_100_000), output_sweep(4096)), outputs)
+    sweeps = ((), ()) if options.case else (batch_sweep(1_100_000), output_sweep(4096))
+    return run_suite(bench, cases, sweeps, Outputs(options.out / "results.json", options.out))
 
 
 if __name__ == "__main__":

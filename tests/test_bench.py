@@ -169,10 +169,10 @@ def test_the_estimate_of_a_slow_rival_grows_with_the_case(monkeypatch: pytest.Mo
     assert bench._estimated_seconds(slow, ROW_CASE.resized(b=640, l=8)) == pytest.approx(3 * 10 * 2)
 
 
-def test_rounds_begin_with_another_rival_each_and_budgets_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_begin_with_another_rival_each_mix_the_others_and_budgets_end(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    bench = Bench(CPU, Settings(rounds=3, budget=1.0, compile_seconds=0.0))
-    steps = {name: probe() for name in "abc"}
+    bench = Bench(CPU, Settings(rounds=40, budget=40.0, compile_seconds=0.0))
+    steps = {name: probe() for name in "abcd"}
     named = {id(step): name for name, step in steps.items()}
 
     def timer(step: Step) -> Sample:
@@ -181,12 +181,16 @@ def test_rounds_begin_with_another_rival_each_and_budgets_end(monkeypatch: pytes
 
     monkeypatch.setattr(bench, "_timer", timer)
     bench._sample(steps, {name: Entry(name) for name in steps})
-    assert "".join(order) == "abcbcacab"
+    rounds = ["".join(order[i : i + 4]) for i in range(0, len(order), 4)]
+    assert "".join(order[::4]) == "abcd" * 10
+    assert {"".join(sorted(names)) for names in rounds} == {"abcd"}
+    before_a = {names[names.index("a") - 1] for names in rounds if names[0] != "a"}
+    assert before_a == set("bcd")
     order.clear()
-    seconds = iter(range(100))
+    seconds = iter(range(0, 1000, 40))
     monkeypatch.setattr(measure.time, "perf_counter", lambda: float(next(seconds)))
     bench._sample(steps, {name: Entry(name) for name in steps})
-    assert "".join(order) == "abc"
+    assert "".join(sorted(order)) == "abcd"
 
 
 def test_passes_are_timed_apart() -> None:

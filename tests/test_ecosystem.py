@@ -56,11 +56,11 @@ def test_opcheck(backend, device, name, shapes, requires_grad):
     torch.library.opcheck(op, op_arguments(shapes, device, requires_grad))
 
 
+@pytest.mark.parametrize("count", [3, 0])
 @pytest.mark.parametrize(("name", "shapes"), CASES, ids=str)
-def test_vmap_of_every_op_over_every_combination(name, shapes):
-    """vmap(op) is a loop over op, whichever of its tensors are mapped, and along whichever axis."""
+def test_vmap_of_every_op_over_every_combination(name, shapes, count):
+    """vmap(op) is a loop over op, whichever of its tensors are mapped, and along whichever axis, be it of size 0."""
     op = getattr(torch.ops.triton_bilinear, name)
-    count = 3
     tensors = [index for index, shape in enumerate(shapes) if isinstance(shape, tuple)]
     for mapped in product([False, True], repeat=len(tensors)):
         if not any(mapped):
@@ -71,6 +71,9 @@ def test_vmap_of_every_op_over_every_combination(name, shapes):
                 dims[index] = index % 2 - 1 if index else 0
                 stacked[index] = tensor(count, *shapes[index]).movedim(0, dims[index])
         result = vmap(op, in_dims=tuple(dims))(*stacked)
+        plain = op(*op_arguments(shapes))
+        for got, one in zip(*((r if isinstance(r, tuple) else (r,)) for r in (result, plain)), strict=True):
+            assert got.shape == (count, *one.shape)
         for number in range(count):
             slices = [s if d is None else s.select(d, number) for s, d in zip(stacked, dims, strict=True)]
             one = op(*slices)
@@ -134,6 +137,14 @@ def test_jacobians_and_hessians(outputs):
     theirs = hessian(lambda *t: exact(*t).square().sum(), (0, 1, 2))(x, y, weight)
     for row, column in product(range(3), repeat=2):
         assert_near(ours[row][column], theirs[row][column])
+
+
+@pytest.mark.parametrize("outputs", [1, 6])
+def test_jacobians_of_nothing(outputs):
+    x, y, weight = tensor(0, 4), tensor(0, 5), tensor(outputs, 4, 5)
+    for wrt, argument in enumerate((x, y, weight)):
+        assert jacrev(tb.bilinear, wrt)(x, y, weight).shape == (0, outputs, *argument.shape)
+    assert jacrev(tb.pairwise_bilinear, 2)(x, y, weight).shape == (outputs, 0, 0, *weight.shape)
 
 
 def test_pairwise_jacobians_and_hessians():
@@ -215,23 +226,23 @@ print(counter.get_total_flops())
         assert done.stdout.strip() == str(2 * 2 * 4 * 3 * 3)
 
 
-def test_profiler_shows_the_ops_by_name():
-    leaves = leaves_of(20, "cpu")
+def test_profiler_shows_the_ops_by_name(backend, device):
+    leaves = leaves_of(20, device)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         tb.bilinear(*leaves).sum().backward()
     names = {event.key for event in profile.key_averages()}
     assert {"triton_bilinear::contract", "triton_bilinear::grad_inputs", "triton_bilinear::grad_weight"} <= names
 
 
-def test_gradient_scaling_in_half_precision():
+def test_gradient_scaling_in_half_precision(backend, device):
     """GradScaler with float16 autocast: the loss goes down, nothing overflows for good."""
-    layer = tb.Bilinear(6, 5, 4)
+    layer = tb.Bilinear(6, 5, 4, device=device)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    scaler = torch.amp.GradScaler("cpu")
-    x, y, target = torch.randn(32, 6), torch.randn(32, 5), torch.randn(32, 4)
+    scaler = torch.amp.GradScaler(device.type)
+    x, y, target = (torch.randn(32, features, device=device) for features in (6, 5, 4))
     losses = []
     for _ in range(20):
-        with torch.autocast("cpu", dtype=torch.float16):
+        with torch.autocast(device.type, dtype=torch.float16):
             loss = (layer(x, y).float() - target).square().mean()
         losses.append(loss.item())
         optimizer.zero_grad()

@@ -287,6 +287,7 @@ BAD_FILES: dict[str, Callable[[], str | bytes]] = {
     "deep": lambda: "[" * 200000,
     "a list": lambda: json.dumps([1, 2]),
     "another schema": lambda: changed(lambda data: data.update(schema_version=2)),
+    "a schema that is no number": lambda: changed(lambda data: data.update(schema_version=True)),
     "no schema": lambda: changed(lambda data: data.pop("schema_version")),
     "unknown field": lambda: changed(lambda data: data.update(comment="mine")),
     "no gpu": lambda: changed(lambda data: data.update(gpu=None)),
@@ -300,6 +301,14 @@ def test_a_bad_file_costs_a_warning(kind: str, folder: Path) -> None:
     content = BAD_FILES[kind]()
     (folder / "bad.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     expect_model(r"bad\.json is not used")
+
+
+def figures(median: float, spread: float) -> Callable[[dict[str, Any]], None]:
+    def change(data: dict[str, Any]) -> None:
+        measured = {"median_seconds": median, "spread_seconds": spread, "ratio": 1.0}
+        data["entries"][0].update(origin="measured", measured=measured)
+
+    return change
 
 
 def set_to(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -316,6 +325,14 @@ BAD_ENTRIES = {
     "unknown field": set_to("speed", value=1),
     "unknown field of the problem": set_to("problem", "layout", value="x"),
     "unknown op": set_to("op", value="matmul"),
+    "an op that is a list": set_to("op", value=[]),
+    "unknown kernel": set_to("config", "kernel", value="launch_everything"),
+    "a path": set_to("config", "kernel", value="../../../etc/passwd"),
+    "a kernel that is no name": set_to("config", "kernel", value="\ud800\0"),
+    "more than 64 bits": set_to("splits", value=10**400),
+    "no time": figures(float("nan"), 0.0),
+    "a time before now": figures(-1.0, 0.0),
+    "forever": figures(1.0, float("inf")),
     "unknown origin": set_to("origin", value="guessed"),
     "measured without figures": set_to("origin", value="measured"),
     "predicted with figures": set_to("measured", value={"median_seconds": 1.0, "spread_seconds": 0.0, "ratio": 1.0}),
@@ -352,15 +369,11 @@ def test_a_bad_entry_does_not_spoil_the_others(folder: Path) -> None:
         config("khatri_rao", 8, 3, B=100, P=256, Q=4, R=16),  # no power of two
         config("khatri_rao", 8, 3, B=128, P=256),
         config("grad_weight", 8, 3, B=64, P=2, Q=128, R=128),
-        config("launch_everything", 8, 3, B=64),
     ],
     ids=str,
 )
-def test_an_illegal_config_costs_a_warning(
-    tile: planning.Config, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "kernel_hash", lambda kernel: "hash of a kernel")
-    entry = stored(another(), config=tile, kernel_hash="hash of a kernel")
+def test_an_illegal_config_costs_a_warning(tile: planning.Config, folder: Path) -> None:
+    entry = stored(another(), config=tile, kernel_hash=sources.kernel_hash(tile.kernel))
     (folder / "h100.json").write_text(write_file(gpu_of(H100), [entry]))
     expect_model("is no plan for")
 
@@ -374,6 +387,15 @@ def test_a_users_folder_that_is_a_file(folder: Path, monkeypatch: pytest.MonkeyP
     (folder / "file").touch()
     monkeypatch.setenv(store.FOLDER_VARIABLE, str(folder / "file"))
     expect_model("file is not used")
+
+
+def test_a_user_without_a_home_has_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv(store.FOLDER_VARIABLE)
+    monkeypatch.setattr(Path, "expanduser", nowhere)
+    assert store.user_folder() is None
 
 
 def test_a_file_that_goes_away_is_no_file(folder: Path) -> None:

@@ -22,8 +22,8 @@ from triton_bilinear import planning
 from triton_bilinear.__main__ import main
 from triton_bilinear.gpu.device import device_of
 from triton_bilinear.gpu.launch import Launch
-from triton_bilinear.inspection.problem import StepProblem
-from triton_bilinear.planning import SEPARATE, ContractProblem, GradInputsProblem, GradWeightProblem, Plan
+from triton_bilinear.inspection.problem import StepProblem, step_of
+from triton_bilinear.planning import SEPARATE, ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem, Plan
 from triton_bilinear.planning.dispatch import plan_of, plans_of
 from triton_bilinear.planning.problem import Problem
 from triton_bilinear.tuning import store
@@ -45,6 +45,10 @@ CONTRACT = ContractProblem(24, 16, 16, 16, "float16", "ieee", "r", 16, 16)
 KEEP = ContractProblem(24, 2, 16, 16, "float16", "ieee", "r", 16, 16, keep=True)
 JOINT = GradInputsProblem(24, 16, 16, 16, "float16", "ieee", "n", 16, 16)
 WEIGHT = GradWeightProblem(24, 16, 16, 16, "float16", "ieee", (16, 16, 16))
+# The form and its gradients for x and for the weight, of B 2, S 5, T 6, L 3, M 16, N 24.
+PAIRS = ChainProblem(6, 1, 5, 24, 6, 16, "float16", "ieee", 16, 2 * 5 * 16 + 3 * 16 * 24 + 2 * 6 * 24)
+PAIRS_X = ChainProblem(2, 3, 5, 24, 16, 6, "float16", "ieee", 4, 2 * 3 * 5 * 6 + 2 * 6 * 24 + 3 * 16 * 24)
+PAIRS_WEIGHT = ChainProblem(3, 2, 16, 6, 24, 5, "float16", "ieee", 4, 2 * 5 * 16 + 3 * 2 * 5 * 6 + 2 * 6 * 24)
 
 Seconds = Callable[[Plan], float]
 
@@ -311,7 +315,7 @@ def test_two_sweeps_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 # Tasks ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("problem", [CONTRACT, KEEP, JOINT, WEIGHT], ids=lambda problem: type(problem).__name__)
+@pytest.mark.parametrize("problem", [CONTRACT, KEEP, JOINT, WEIGHT, PAIRS, PAIRS_X, PAIRS_WEIGHT], ids=str)
 def test_real_kernels_pass_and_a_planted_error_does_not(problem: Problem) -> None:
     """In the interpreter: the machine runs the launches, the verifier agrees, and sees one wrong element."""
     task = make_task(problem, INTERPRETED, torch.device("cpu"))
@@ -339,15 +343,14 @@ def test_two_contractions_are_a_contender_of_the_joint_product() -> None:
 
 
 @pytest.mark.parametrize("shape", [*NAMED_SHAPES["targets"], *NAMED_SHAPES["users"]], ids=str)
-def test_a_task_is_the_problem_that_it_was_made_for(
-    shape: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_task_is_the_problem_that_it_was_made_for(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Its tensors lie as the planner was told: what is launched on them asks for the same problem."""
     device = find_device("NVIDIA H100 80GB HBM3")
-    problems = step_problems(StepProblem(shape, torch.bfloat16), device)
-    assert {type(problem) for problem in problems} >= {ContractProblem, GradWeightProblem}
+    problems = step_problems(step_of(shape, torch.bfloat16), device)
+    kinds = {ContractProblem, GradWeightProblem} if len(shape) == 4 else {ChainProblem}
+    assert {type(problem) for problem in problems} >= kinds
     asked: list[Problem] = []
-    for name in ("contract", "grad_inputs", "grad_weight"):
+    for name in ("contract", "grad_inputs", "grad_weight", "chain"):
         module = importlib.import_module(f"triton_bilinear.gpu.{name}")
         planner = getattr(module, f"plan_{name}")
         monkeypatch.setattr(
@@ -359,6 +362,11 @@ def test_a_task_is_the_problem_that_it_was_made_for(
         asked.clear()
         make_task(problem, device, torch.device("meta")).launches(None)
         assert asked[0] == problem
+
+
+def test_a_chain_of_no_pairwise_form_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a problem of a pairwise form"):
+        make_task(replace(PAIRS, inputs=1), INTERPRETED, torch.device("cpu"))
 
 
 # The command ----------------------------------------------------------------------------------------------------------

@@ -49,11 +49,20 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None, *
         # A product with the weight that is no larger than the arguments and the result is worth keeping: it is most
         # of a gradient.
         limit = m + n + outputs
-        if y.requires_grad and outputs * n <= limit and _repays(x, n, outputs):
+        if y.requires_grad and _known(outputs * n <= limit) and _repays(x, n, outputs):
             return ops.call(ops.contract_keep, x, y, weight, bias, axis)[0]
-        if x.requires_grad and not y.requires_grad and outputs * m <= limit and _repays(x, n, outputs):
+        if x.requires_grad and not y.requires_grad and _known(outputs * m <= limit) and _repays(x, n, outputs):
             return ops.call(ops.contract_keep, y, x, weight.mT, bias, axis)[0]
     return ops.call(ops.contract, x, y, weight, bias, axis)
+
+
+def _known(comparison: bool | torch.SymBool) -> bool:
+    """Whether a comparison of sizes holds; in a graph, whether it does so for all the sizes that the graph is for."""
+    if not torch.compiler.is_compiling():
+        return bool(comparison)
+    from torch.fx.experimental.symbolic_shapes import guard_or_false  # seconds to import, and a compiler has it
+
+    return guard_or_false(comparison)
 
 
 def _repays(x: Tensor, n: int, outputs: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -174,12 +175,17 @@ class Bench:
                 self._compile_seconds -= time.perf_counter() - start
 
     def _sample(self, steps: dict[str, Step], entries: dict[str, Entry]) -> None:
-        """Time all steps in turn, round by round, each round beginning with another one."""
+        """Time all steps in turn, round by round: each round begins with another one, and mixes the others.
+
+        In a fixed circle each would always find the caches and the memory that the same one left behind.
+        """
         names = list(steps)
         spent = dict.fromkeys(names, 0.0)
+        mix = random.Random(0)
         for start in range(self.settings.rounds):
-            for place in range(len(names)):
-                name = names[(start + place) % len(names)]
+            first = names[start % len(names)]
+            others = [name for name in names if name != first]
+            for name in [first, *mix.sample(others, len(others))]:
                 if spent[name] < self.settings.budget:
                     before = time.perf_counter()
                     entries[name].add(self._timer(steps[name]))

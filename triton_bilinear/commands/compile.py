@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import triton_installed
-from ..inspection.problem import StepProblem, parse_dtype, parse_shape
+from ..inspection.problem import StepProblem, parse_dtype, parse_shape, step_of
 from ..tuning.devices import DeviceSpec, find_device
 from .progress import advance, progress
 
@@ -28,7 +28,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Describe the command and its options."""
     parser = subparsers.add_parser("compile", help="compile a training step's kernels for named GPUs, without one")
     parser.add_argument("--gpu", action="append", required=True, help="a GPU's name; several are taken")
-    parser.add_argument("--shape", action="append", required=True, help="B,L,M,N; several are taken")
+    parser.add_argument(
+        "--shape", action="append", required=True, help="B,L,M,N, or B,S,T,L,M,N of pairs; several are taken"
+    )
     parser.add_argument("--dtype", required=True, help="bf16, fp16, fp32, fp64 or torch's name")
     parser.add_argument("--out", required=True, type=Path, help="folder for the kernels and manifest.json")
     parser.add_argument("--json", action="store_true", help="print the manifest")
@@ -42,13 +44,13 @@ def run(args: argparse.Namespace) -> int:
         return 2
     try:
         devices = list(dict.fromkeys(find_device(name) for name in args.gpu))
-        shapes = list(dict.fromkeys(parse_shape(text) for text in args.shape))
         dtype = parse_dtype(args.dtype)
+        steps = [step_of(shape, dtype) for shape in dict.fromkeys(map(parse_shape, args.shape))]
     except (LookupError, ValueError) as error:
         print(f"compile: {error}", file=sys.stderr)
         return 2
     try:
-        manifest = compile_steps([(d, StepProblem(shape, dtype)) for d in devices for shape in shapes], args.out)
+        manifest = compile_steps([(device, step) for device in devices for step in steps], args.out)
     except OSError as error:
         print(f"compile: cannot write to {args.out}: {error.strerror or error}", file=sys.stderr)
         return 2

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..backend import triton_installed
-from ..inspection.problem import StepProblem, parse_dtype, parse_shape
+from ..inspection.problem import StepProblem, parse_dtype, parse_shape, step_of
 from .machine import default_device, interpreting
 from .progress import advance, progress
 
@@ -36,7 +36,9 @@ SETS = ("targets", "users")
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     """Describe the command and its options."""
     parser = subparsers.add_parser("tune", help="find the fastest configs for given sizes and store them")
-    parser.add_argument("--shape", action="append", default=[], help="B,L,M,N; several are taken")
+    parser.add_argument(
+        "--shape", action="append", default=[], help="B,L,M,N, or B,S,T,L,M,N of pairs; several are taken"
+    )
     parser.add_argument("--set", action="append", default=[], choices=SETS, help="shapes by name; several are taken")
     parser.add_argument("--dtype", action="append", help="bf16 (the default), fp16, fp32, fp64; several are taken")
     parser.add_argument("--predict", action="store_true", help="by the cost model and the compiler; needs no GPU")
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     folder = user_folder()
     if folder is None:
-        return _fail(f"{FOLDER_VARIABLE} is empty; it has to name the folder to write to")
+        return _fail(f"no folder to write to; name one in {FOLDER_VARIABLE}")
     try:
         steps = _steps(args)
         names = [known for name in args.gpu for known in (device_names() if name == "all" else (name,))]
@@ -65,6 +67,10 @@ def run(args: argparse.Namespace) -> int:
         return _fail("--predict and --gpu NAME belong together")
     if not args.predict and (interpreting() or default_device().type != "cuda"):
         return _fail("no GPU here to measure on; predict for one with: tune --predict --gpu NAME")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # before hours are spent
+    except OSError as error:
+        return _fail(f"cannot write to {folder}: {error.strerror or error}")
     found = _predicted(devices, steps, folder) if args.predict else _measured(steps, folder)
     return _show(found, args.json, folder)
 
@@ -76,7 +82,7 @@ def _steps(args: argparse.Namespace) -> list[StepProblem]:
     if not shapes:
         raise ValueError("nothing to tune; name sizes with --shape B,L,M,N or --set " + "|".join(SETS))
     dtypes = [parse_dtype(name) for name in args.dtype or ["bf16"]]
-    return [StepProblem(shape, dtype) for dtype in dict.fromkeys(dtypes) for shape in dict.fromkeys(shapes)]
+    return [step_of(shape, dtype) for dtype in dict.fromkeys(dtypes) for shape in dict.fromkeys(shapes)]
 
 
 def _problems(steps: Sequence[StepProblem], device: DeviceSpec) -> list[Problem]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
@@ -46,6 +46,8 @@ class StepProblem:
             raise ValueError(f"expected a shape of positive sizes ({', '.join(self.names)}), got {self.shape}")
         if self.dtype not in DTYPES.values():
             raise ValueError(f"expected float16, bfloat16, float32 or float64, got {self.dtype}")
+        if max(map(prod, self.sizes().values())) * self.dtype.itemsize >= 2**63:
+            raise ValueError(f"expected tensors of less than 2**63 bytes, got ({', '.join(self.names)}) = {self.shape}")
         unknown = set(self.gradients) - set(GRADIENTS)
         if unknown:
             raise ValueError(f"expected gradients of {', '.join(GRADIENTS)}, got {', '.join(sorted(unknown))}")
@@ -123,16 +125,24 @@ class PairwiseProblem(StepProblem):
         return sum(self.useful_flops(op) for op in ("forward", *(f"grad_{name}" for name in self.gradients)))
 
 
-def parse_shape(text: str) -> tuple[int, int, int, int]:
-    """(B, L, M, N) from "4096,256,256,256". ValueError for anything else."""
+def parse_shape(text: str) -> tuple[int, ...]:
+    """(B, L, M, N) from "4096,256,256,256", or (B, S, T, L, M, N) of a pairwise form. ValueError for anything else."""
     try:
-        sizes: Sequence[int] = [int(size) for size in text.split(",")]
+        sizes = tuple(int(size) for size in text.split(","))
     except ValueError:
         sizes = ()
-    if len(sizes) != 4 or min(sizes) < 1:
-        raise ValueError(f"expected a shape B,L,M,N of four positive sizes such as 4096,256,256,256, got {text!r}")
-    B, L, M, N = sizes
-    return B, L, M, N
+    if len(sizes) not in (4, 6) or min(sizes) < 1:
+        raise ValueError(
+            f"expected a shape B,L,M,N (of a pairwise form B,S,T,L,M,N) of positive sizes such as 4096,256,256,256, "
+            f"got {text!r}"
+        )
+    return sizes
+
+
+def step_of(shape: tuple[int, ...], dtype: torch.dtype) -> StepProblem:
+    """The step with all gradients of a layer (B, L, M, N), or of a pairwise form (B, S, T, L, M, N)."""
+    kind = PairwiseProblem if len(shape) == len(PairwiseProblem.names) else StepProblem
+    return kind(shape, dtype)
 
 
 def parse_dtype(name: str) -> torch.dtype:

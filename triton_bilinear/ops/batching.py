@@ -33,18 +33,22 @@ def _joined(tensor: Tensor, dim: int, axis: int) -> Tensor:
     return tensor.movedim(dim, axis - 1).flatten(axis - 1, axis)
 
 
-def _parted(result: Tensor, size: int, axis: int) -> Mapped:
-    """Undo `_joined` on an axis of the result."""
-    parted = result.unflatten(axis, (size, result.shape[axis] // size))
+def _parted(result: Tensor, tensor: Tensor, dim: int, axis: int, of_tensor: int) -> Mapped:
+    """Undo `_joined(tensor, dim, of_tensor)` on an axis of the result."""
+    moved = tensor.movedim(dim, 0)
+    parted = result.unflatten(axis, (moved.shape[0], moved.shape[of_tensor]))
     return parted, parted.dim() + axis - 1
 
 
 def _one_by_one(op: Callable[..., Tensor], size: int, dims: Dims, args: Sequence[Any]) -> Mapped:
-    calls = [
-        op(*(arg if dim is None else arg.select(dim, index) for arg, dim in zip(args, dims, strict=True)))
-        for index in range(size)
-    ]
-    return torch.stack(calls), 0
+    def call(index: int) -> Tensor:
+        return op(*(arg if dim is None else arg.select(dim, index) for arg, dim in zip(args, dims, strict=True)))
+
+    if size:
+        return torch.stack([call(index) for index in range(size)]), 0
+    # There is none to take a shape from but a sum over nothing.
+    like = op(*(arg if dim is None else arg.sum(dim) for arg, dim in zip(args, dims, strict=True)))
+    return like.expand(0, *like.shape), 0
 
 
 def _as_matrices(tensor: Tensor, feature_dim: int) -> Tensor:
@@ -59,7 +63,7 @@ def _forward(op: Any, axis: int, info: Any, dims: Dims, tensors: Sequence[Any], 
     shared_samples = dim_x is None and dim_y is None
     if shared_samples and dim_w is not None:
         biases = None if bias is None else _in_front(bias, dim_b, size).flatten()
-        return _parted(op(x, y, _joined(weight, dim_w, -3), biases, *options), size, axis)
+        return _parted(op(x, y, _joined(weight, dim_w, -3), biases, *options), weight, dim_w, axis, -3)
     if bias is not None and (dim_w is not None or dim_b is not None):
         if shared_samples:
             plain = op(x, y, weight, None, *options).unsqueeze(0)
@@ -67,7 +71,8 @@ def _forward(op: Any, axis: int, info: Any, dims: Dims, tensors: Sequence[Any], 
             result, dim = _forward(op, axis, info, (dim_x, dim_y, dim_w, None), (x, y, weight, None), options)
             plain = result.movedim(dim, 0)
         added = _in_front(bias, dim_b, size)
-        return plain + added.reshape(size, *(1,) * (plain.dim() + axis - 1), -1, *(1,) * (-1 - axis)), 0
+        ones = (1,) * (plain.dim() + axis - 1), (1,) * (-1 - axis)
+        return plain + added.reshape(size, *ones[0], added.shape[-1], *ones[1]), 0
     if dim_w is None:
         return op(_in_front(x, dim_x, size), _in_front(y, dim_y, size), weight, bias, *options), 0
     if op is ops.contract:
@@ -126,8 +131,8 @@ def _grad_weight(info: Any, dims: Dims, *args: Any) -> Mapped:
     if sole is not None:
         index, dim = sole
         tensors = list(args[:3])
-        tensors[index] = _joined(tensors[index], dim, feature_dim)
-        return _parted(ops.grad_weight(*tensors, feature_dim), size, index - 3)
+        tensors[index] = _joined(args[index], dim, feature_dim)
+        return _parted(ops.grad_weight(*tensors, feature_dim), args[index], dim, index - 3, feature_dim)
     fronts = [_in_front(tensor, dim, size) for tensor, dim in zip(args[:3], dims[:3], strict=True)]
     g, x, y = (_as_matrices(tensor, feature_dim) for tensor in fronts)
     if y.shape[1] > y.shape[2]:
@@ -146,7 +151,7 @@ def _pairwise_grad_x(info: Any, dims: Dims, *args: Any) -> Mapped:
     if dim_w is None:
         return ops.pairwise_grad_x(_in_front(g, dim_g, size), _in_front(y, dim_y, size), weight), 0
     if dim_g is None and dim_y is None:
-        return _parted(ops.pairwise_grad_x(g, y, _joined(weight, dim_w, -2)), size, -1)
+        return _parted(ops.pairwise_grad_x(g, y, _joined(weight, dim_w, -2)), weight, dim_w, -1, -2)
     return _one_by_one(ops.pairwise_grad_x, size, dims, args)
 
 
@@ -155,9 +160,9 @@ def _pairwise_grad_weight(info: Any, dims: Dims, *args: Any) -> Mapped:
     if sole is None:
         return _one_by_one(ops.pairwise_grad_weight, size, dims, args)
     index, dim = sole
-    tensors = list(args)
-    tensors[index] = _joined(tensors[index], dim, -3 if index == 0 else -1)
-    return _parted(ops.pairwise_grad_weight(*tensors), size, index - 3)
+    tensors, axis = list(args), -3 if index == 0 else -1
+    tensors[index] = _joined(args[index], dim, axis)
+    return _parted(ops.pairwise_grad_weight(*tensors), args[index], dim, index - 3, axis)
 
 
 for _op, _rule in (

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+KERNELS = ("khatri_rao", "project", "grad_inputs", "grad_weight", "chain")
+
 
 @dataclass(frozen=True)
 class Config:
     """A tile of a kernel.
 
-    kernel: "khatri_rao", "project", "grad_inputs", "grad_weight" or "chain".
+    kernel: one of KERNELS, or "separate".
     blocks: the tile's size along each axis, (axis, size) pairs named as the kernel's BLOCK_ constants.
     """
 

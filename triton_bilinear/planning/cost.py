@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from ..tuning.devices import DeviceSpec
+from ..tuning.targets import asynchronous_unit
 from .problem import itemsize
 
 LAUNCH_SECONDS = 3e-6
@@ -133,7 +134,7 @@ class Step:
         item = itemsize(dtype)
         if not uses_matrix_unit(device, dtype, precision):
             matrix = self.flops / 64
-        elif device.architecture in ("sm_90", "sm_100") and self.rows >= 64:
+        elif asynchronous_unit(device.architecture) is not None and self.rows >= 64:
             matrix = 4.0 * self.num_warps
         else:
             matrix = 1.5 * self.flops / (4096 if item == 2 else 2048)

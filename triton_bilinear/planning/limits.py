@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..tuning.devices import DeviceSpec
+from ..tuning.targets import asynchronous_unit
 from .config import Config
 from .cost import uses_matrix_unit
 from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem, Problem, itemsize
@@ -25,7 +26,7 @@ _FLOAT64, _TWO_PARTS, _WHOLE = 0.7, 0.45, 0.45
 
 def matrix_unit(config: Config, device: DeviceSpec, dtype: str) -> str:
     """How the device multiplies this tile: "wgmma", "tcgen05" (both asynchronous), or "mma" for all else."""
-    unit = {"sm_90": "wgmma", "sm_100": "tcgen05"}.get(device.architecture, "mma")
+    unit = asynchronous_unit(device.architecture) or "mma"
     return unit if dtype != "float64" and product_shape(config)[0] >= 64 else "mma"
 
 
@@ -122,7 +123,7 @@ def holds_g(config: Config, L: int) -> bool:
 def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str, ...]) -> bool:
     """Whether the device has the registers and the shared memory that the tile needs for the problem in this order."""
     held = isinstance(problem, GradInputsProblem) and holds_g(config, problem.L)
-    asynchronous = device.architecture in ("sm_90", "sm_100") and problem.dtype != "float64"
+    asynchronous = asynchronous_unit(device.architecture) is not None and problem.dtype != "float64"
     if asynchronous and product_shape(config)[0] < 64:
         return False  # 64 rows cost the asynchronous unit no more time than fewer rows cost the other one
     needed = registers(config, problem.dtype, reads(config, problem, order), held)

@@ -23,11 +23,12 @@ Every field has to be there and no other may be: what is not understood is not u
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar, get_type_hints
 
-from ..planning.config import Config
+from ..planning.config import KERNELS, SEPARATE, Config
 from ..planning.problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem, Problem
 from .devices import DeviceSpec
 
@@ -114,7 +115,7 @@ def bucket(problem: Problem) -> dict[str, tuple[int, int]]:
 def read_file(text: str) -> tuple[Gpu, list[Any]]:
     """The GPU and the entries, each yet to be read by `read_entry`. ValueError where the text is no such file."""
     data = _fields(json.loads(text), ("schema_version", "gpu", "entries"))
-    if data["schema_version"] != SCHEMA_VERSION:
+    if type(data["schema_version"]) is not int or data["schema_version"] != SCHEMA_VERSION:
         raise ValueError(f"expected schema_version {SCHEMA_VERSION}, got {data['schema_version']!r}")
     return _flat(Gpu, data["gpu"]), _typed("entries", data["entries"], list)
 
@@ -130,7 +131,7 @@ def write_file(gpu: Gpu, entries: Iterable[Entry]) -> str:
 def read_entry(data: Any) -> Entry:
     """ValueError where it is not an entry, and why."""
     data = _fields(data, ("op", *(field.name for field in fields(Entry))))
-    if data["op"] not in OPS:
+    if data["op"] not in tuple(OPS):  # a tuple: what is not hashable can be asked for too
         raise ValueError(f"expected an op of {', '.join(OPS)}, got {data['op']!r}")
     problem = _flat(OPS[data["op"]], data["problem"])
     if data["origin"] not in ORIGINS or (data["origin"] == "measured") != (data["measured"] is not None):
@@ -174,9 +175,11 @@ def _serves(problem: Problem, data: Any) -> dict[str, tuple[int, int]]:
 
 def _config(data: Any) -> Config:
     data = _fields(data, ("kernel", "blocks", "num_warps", "num_stages"))
+    if data["kernel"] not in (*KERNELS, SEPARATE.kernel):
+        raise ValueError(f"expected a kernel of {', '.join(KERNELS)} or {SEPARATE.kernel}, got {data['kernel']!r}")
     blocks = _typed("blocks", data["blocks"], dict)
     return Config(
-        kernel=_typed("kernel", data["kernel"], str),
+        kernel=data["kernel"],
         blocks=tuple((axis, _typed(axis, size, int)) for axis, size in blocks.items()),
         num_warps=_typed("num_warps", data["num_warps"], int, least=0),
         num_stages=_typed("num_stages", data["num_stages"], int, least=0),
@@ -206,14 +209,14 @@ def _fields(data: Any, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _typed(name: str, value: Any, kind: Any, least: int = 1) -> Any:
-    """The value, if it is of the kind. A bool is no number, and numbers are positive."""
+    """The value, if it is of the kind. A bool is no number; ints are positive and fit 63 bits, floats are finite."""
     parts: tuple[Any, ...] = getattr(kind, "__args__", ())
     if type(None) in parts:
         return None if value is None else _typed(name, value, parts[0])
     if parts and type(value) in (list, tuple) and len(value) == len(parts):
         return tuple(_typed(name, *each) for each in zip(value, parts, strict=True))
-    if kind is float and type(value) in (int, float) and 0 <= value < float("inf"):
+    if kind is float and type(value) in (int, float) and 0 <= value <= sys.float_info.max:
         return float(value)
-    if parts or type(value) is not kind or (kind is int and value < least):
+    if parts or kind is float or type(value) is not kind or (kind is int and not least <= value < 2**63):
         raise ValueError(f"{name}: expected {getattr(kind, '__name__', kind)}, got {value!r}")
     return value

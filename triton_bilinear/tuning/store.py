@@ -66,11 +66,16 @@ class ConfigFile:
 
 
 def user_folder() -> Path | None:
-    """Where the user's files are: the environment variable says, ~/.triton_bilinear without it; None if it is empty."""
+    """Where the user's files are: the environment variable says, ~/.triton_bilinear without it; None if it is empty, or
+    for a user without a home.
+    """
     named = os.environ.get(FOLDER_VARIABLE)
     if named is not None:
         return Path(named) if named else None
-    return Path("~/.triton_bilinear").expanduser()
+    try:
+        return Path("~/.triton_bilinear").expanduser()
+    except RuntimeError:
+        return None
 
 
 def package_folder() -> Path:

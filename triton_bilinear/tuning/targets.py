@@ -31,6 +31,12 @@ def architecture_name(target: Any) -> str:
     return f"sm_{target.arch}" if target.backend == "cuda" else str(target.arch)
 
 
+def asynchronous_unit(architecture: str) -> str | None:
+    """The matrix unit that works beside the warps, on tiles of 64 rows or more: "wgmma", "tcgen05", or None."""
+    match = _NVIDIA.fullmatch(architecture)
+    return {9: "wgmma", 10: "tcgen05", 11: "tcgen05"}.get(int(match[1]) // 10) if match else None
+
+
 def matrix_class(opcode: str) -> str | None:
     """Which kind of matrix instruction an opcode is: mma, wgmma, tcgen05, mfma, wmma, or None."""
     return next((name for pattern, name in _MATRIX_CLASSES if pattern.match(opcode)), None)
@@ -53,7 +59,7 @@ def expected_matrix_class(
         return "mma" if architecture in ("sm_80", "sm_90", "sm_100") else None
     if exact:
         return None
-    asynchronous = {9: "wgmma", 10: "tcgen05"}.get(gpu_target(architecture).arch // 10)
+    asynchronous = asynchronous_unit(architecture)
     return asynchronous if asynchronous and block_m >= 64 and num_warps >= 4 else "mma"
 
 

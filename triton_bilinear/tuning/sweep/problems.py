@@ -11,8 +11,9 @@ from ...planning.grad_inputs import joint_problem
 from ...planning.problem import Problem
 from ..devices import DeviceSpec
 
-# (B, L, M, N): sizes at which the library's own targets are set, and sizes of layers in other people's models.
-NAMED_SHAPES: dict[str, tuple[tuple[int, int, int, int], ...]] = {
+# (B, L, M, N): sizes at which the library's own targets are set, and sizes of layers in other people's models;
+# (B, S, T, L, M, N) of their pairwise forms.
+NAMED_SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "targets": (
         (4096, 256, 256, 256),
         (8192, 128, 128, 128),
@@ -30,6 +31,9 @@ NAMED_SHAPES: dict[str, tuple[tuple[int, int, int, int], ...]] = {
         (5000, 10, 101, 51),
         (1000, 800, 800, 800),
         (5000, 45, 256, 256),
+        (125, 40, 40, 50, 101, 101),
+        (100, 50, 50, 160, 401, 401),
+        (12, 128, 128, 10, 513, 513),
     ),
 }
 

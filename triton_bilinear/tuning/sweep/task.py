@@ -8,18 +8,22 @@ from math import gcd
 import torch
 from torch import Tensor
 
+from ...gpu.chain import chain_launches
 from ...gpu.contract import contract_launches
 from ...gpu.grad_inputs import grad_inputs_launches
 from ...gpu.grad_weight import grad_weight_launches
 from ...gpu.launch import Launch
-from ...planning import SEPARATE, ContractProblem, GradInputsProblem, GradWeightProblem, Plan
+from ...planning import SEPARATE, ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem, Plan
 from ...planning.problem import Problem
 from ..devices import DeviceSpec
+from .chains import chain_of
 
 
 @dataclass(frozen=True)
 class Task:
-    """A problem on a device. inputs: in the order of the op's arguments. outputs: by name."""
+    """A problem on a device. inputs: in the order of the op's arguments; of a chain as `chain_of` has them stored.
+    outputs: by name.
+    """
 
     problem: Problem
     device: DeviceSpec
@@ -41,8 +45,11 @@ class Task:
                 ]
             case GradInputsProblem():
                 return grad_inputs_launches(first, second, third, rest[0], out[0], out[1], self.device, plan)
-            case _:
+            case GradWeightProblem():
                 return grad_weight_launches(first, second, third, out[0], self.device, plan)
+            case ChainProblem():
+                operands = chain_of(self.problem).expanded(first, second, third)
+                return chain_launches(*operands, None, out[0], self.device, plan)
 
 
 def make_task(problem: Problem, device: DeviceSpec, where: torch.device) -> Task:
@@ -58,8 +65,10 @@ def make_task(problem: Problem, device: DeviceSpec, where: torch.device) -> Task
             inputs, outputs = {"g": (B, L), "x": (B, M), "y": (B, N), "weight": (L, M, N)}, {"dx": (B, M), "dy": (B, N)}
         case GradWeightProblem(B, P, Q, R):
             inputs, outputs = {"a": (B, P), "b": (B, Q), "c": (B, R)}, {"out": (P, Q, R)}
-        case _:
-            raise ValueError(f"expected a problem of a layer's step, got {problem}")
+        case ChainProblem():
+            chain = chain_of(problem)
+            inputs = {name: chain.shape(axes) for name, axes in zip("pqr", chain.stored, strict=True)}
+            outputs = {"out": chain.shape("boad")}
     draw = torch.Generator(where.type if where.type != "meta" else "cpu").manual_seed(0)
 
     def random(name: str, size: tuple[int, ...]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -19,7 +19,8 @@ from ...commands.check.bounds import (
     exact,
     worst_error,
 )
-from ...planning import ContractProblem, GradInputsProblem, GradWeightProblem
+from ...planning import ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem
+from .chains import Chain, chain_of
 from .task import Task
 
 _PRECISIONS = {"float16": FLOAT16, "bfloat16": BFLOAT16, "float32": FLOAT32, "float64": FLOAT64}
@@ -31,8 +32,9 @@ _ELEMENTS = 2**25
 class Verifier:
     """Compares a task's outputs with float64.
 
-    Rows of the batch do not depend on each other, nor do the slices p of a weight's gradient: evenly spread ones, the
-    first and the last among them, are computed anew, whole. So each tile of the other axes is looked at.
+    Rows of the batch do not depend on each other, nor do the slices p of a weight's gradient or the rows of a chain's
+    matrices: evenly spread ones, the first and the last among them, are computed anew, whole. So each tile of the other
+    axes is looked at.
     """
 
     def __init__(self, task: Task) -> None:
@@ -43,7 +45,7 @@ class Verifier:
         found = []
         for name, expected in self._expected.items():
             actual = self._task.outputs[name]
-            error = worst_error(actual[self._sample], expected, self._precision)
+            error = worst_error(actual.index_select(self._axis, self._sample), expected, self._precision)
             if error.ratio > 1:
                 found.append(f"{name}: an error of {error.error:.2g}, {error.ratio:.2g} times what rounding explains")
             if not bool(actual.isfinite().all()):
@@ -60,6 +62,11 @@ class Verifier:
         problem = self._task.problem
         return TF32 if problem.precision == "tf32" else _PRECISIONS[problem.dtype]
 
+    @property
+    def _axis(self) -> int:
+        """The axis of the outputs that is sampled."""
+        return 2 if isinstance(self._task.problem, ChainProblem) else 0
+
     @cached_property
     def _sample(self) -> Tensor:
         problem = self._task.problem
@@ -70,8 +77,8 @@ class Verifier:
                 count, size = _ELEMENTS // (L * max(M, N)), B
             case GradWeightProblem(B, P, Q, R):
                 count, size = _ELEMENTS // (B * max(Q, R)), P
-            case _:
-                raise ValueError(f"expected a problem of a layer's step, got {problem}")
+            case ChainProblem(outputs, K, A, C):
+                count, size = _ELEMENTS // (outputs * K * C), A
         count = min(size, 1024, max(2, count))
         return torch.linspace(0, size - 1, count, device=self._task.inputs[0].device).round().long().unique()
 
@@ -86,9 +93,13 @@ class Verifier:
             case GradInputsProblem():
                 function = _grad_inputs
                 inputs = (*(rows[sample] for rows in inputs[:3]), *inputs[3:])
-            case _:
+            case GradWeightProblem():
                 function = _grad_weight
                 inputs = (inputs[0][:, sample], *inputs[1:])
+            case ChainProblem() as problem:
+                chain = chain_of(problem)
+                function = partial(_chain, chain)
+                inputs = (inputs[0].index_select(chain.stored[0].index("a"), sample), *inputs[1:])
         return exact(function, inputs)
 
 
@@ -106,3 +117,9 @@ def _grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor) -> dict[str, T
 
 def _grad_weight(a: Tensor, b: Tensor, c: Tensor) -> dict[str, Tensor]:
     return {"out": torch.einsum("ip,iq,ir->pqr", a, b, c)}
+
+
+def _chain(chain: Chain, p: Tensor, q: Tensor, r: Tensor) -> dict[str, Tensor]:
+    """By two products, of operands that are not expanded: those would be copied."""
+    p, q, r = chain.aligned(p, q, r)
+    return {"out": torch.einsum("bokac,bokcd->boad", torch.einsum("bokae,bokec->bokac", p, q), r)}
