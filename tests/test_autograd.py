@@ -144,6 +144,37 @@ def test_only_what_is_asked_for_is_computed(wanted, expected):
     assert calls.names == expected
 
 
+@pytest.mark.parametrize("asked", ["leaves", "results"])
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("x", {"contract": 1}),
+        ("y", {"contract": 1}),
+        ("w", {"grad_weight": 1}),
+        ("b", {}),
+        ("xy", {"grad_inputs": 1}),
+        ("xywb", {"grad_inputs": 1, "grad_weight": 1}),
+    ],
+)
+def test_of_what_requires_grad_only_what_is_asked_for_is_computed(wanted, expected, asked):
+    """As for a force, which is no gradient of the weights: they require grad, and this backward does not want theirs."""
+    tensors = [leaf(*shape) for shape in ((3, 4), (3, 5), (20, 4, 5), (20,))]
+    if asked == "results":
+        tensors = [2 * tensor for tensor in tensors]
+    with Calls():  # a tiny layer is made of our ops where somebody looks
+        result = tb.bilinear(*tensors)
+    chosen = [tensor for name, tensor in zip("xywb", tensors, strict=True) if name in wanted]
+    with Calls() as calls:
+        grads = torch.autograd.grad(result, chosen, torch.ones_like(result), retain_graph=True)
+    assert calls.names == expected
+    exact = oracle.gradients(oracle.bilinear, [t.detach() for t in tensors], torch.ones_like(result))
+    for got, name in zip(grads, wanted, strict=True):
+        assert_near(got, exact["xywb".index(name)])
+    with Calls() as calls:
+        result.sum().backward()
+    assert calls.names == {"grad_inputs": 1, "grad_weight": 1}
+
+
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [("x", {}), ("y", {}), ("xy", {"contract": 1}), ("xyw", {"contract": 1, "grad_weight": 1})],
@@ -232,3 +263,38 @@ def test_backward_is_the_same_every_time(backend, device):
         return torch.autograd.grad(result, leaves, torch.ones_like(result))
 
     assert all(torch.equal(first, second) for first, second in zip(grads(), grads(), strict=True))
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 4])
+@pytest.mark.parametrize("along", ["x", "y", "weight", "bias"])
+def test_a_tangent_of_one_tensor_alone(along, outputs):
+    """Forward mode over what requires grad, and over its gradients, all of which need a tangent, be it zero."""
+    names = ("x", "y", "weight", "bias")
+    leaves = dict(zip(names, bilinear_leaves((3,), outputs, 4, 5), strict=True))
+    direction = torch.randn_like(leaves[along])
+
+    def gradients(*tensors):
+        return torch.func.grad(lambda *t: tb.bilinear(*t).square().sum(), (0, 1, 2))(*tensors)
+
+    with forward_ad.dual_level():
+        duals = leaves | {along: forward_ad.make_dual(leaves[along], direction)}
+        result = tb.bilinear(*duals.values())
+        tangents = [
+            forward_ad.unpack_dual(t).tangent
+            for t in (result, *torch.autograd.grad(result.square().sum(), [leaves[name] for name in names[:3]]))
+        ]
+    index = names.index(along)
+    plain = [leaf.detach() for leaf in leaves.values()]
+    step = [direction if i == index else torch.zeros_like(t) for i, t in enumerate(plain)]
+    expected = torch.func.jvp(lambda *t: (oracle.bilinear(*t), *gradients(*t)), tuple(plain), tuple(step))[1]
+    for got, want in zip(tangents, expected, strict=True):
+        assert_near(torch.zeros_like(want) if got is None else got, want, factor=32)  # neither is exact
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_vectorised_forward_mode(outputs):
+    x, y, weight, bias = (leaf.detach() for leaf in bilinear_leaves((3,), outputs, 4, 5))
+    function = torch.autograd.functional.jacobian
+    options = {"strategy": "forward-mode", "vectorize": True}
+    for of, point in ((lambda x: tb.bilinear(x, y, weight, bias), x), (lambda w: tb.bilinear(x, y, w, bias), weight)):
+        assert_near(function(of, point, **options), function(of, point))

@@ -75,6 +75,24 @@ def _in_forward_mode(plain: bool) -> bool:
     return forward_ad._current_level >= 0 or (not plain and _C._functorch.peek_interpreter_stack() is not None)
 
 
+def _wanted(ctx: Any) -> list[bool]:
+    """The gradients of an op's tensors that this backward pass uses: of those that the graph needs, such as it goes on
+    with. torch.autograd.grad(z, x) does not go on with those of other tensors, though they require grad.
+    """
+    needs = list(ctx.needs_input_grad[1:])
+    if sum(needs) > 1 and not torch.compiler.is_compiling():
+        for index, (node, _) in enumerate(ctx.next_functions):  # of tensors, which are an op's first arguments
+            needs[index] = needs[index] and _is_executed(node)
+    return needs
+
+
+def _is_executed(node: Any) -> bool:
+    try:
+        return _C._will_engine_execute_node(node)
+    except RuntimeError:  # a leaf that torch.autograd.grad was asked for
+        return True
+
+
 def _sum(terms: Sequence[MaybeTensor]) -> MaybeTensor:
     """The sum of the terms that are there."""
     total: MaybeTensor = None
@@ -179,7 +197,8 @@ def _grad_inputs_jvp(saved: Sequence[Any], options: Sequence[Any], *tangents: Ma
         along_x.append(ops.contract(g, ty, weight.permute(1, 0, 2), None, feature_dim))
     if tx is not None:
         along_y.append(ops.contract(g, tx, weight.permute(2, 0, 1), None, feature_dim))
-    return _sum(along_x), _sum(along_y)
+    # Of several outputs each needs a tangent, be it zero.
+    return _sum(along_x or [torch.zeros_like(x)]), _sum(along_y or [torch.zeros_like(y)])
 
 
 def _grad_weight_backward(needs: Sequence[bool], saved: Sequence[Any], options: Sequence[Any], h: Tensor) -> tuple:
@@ -303,7 +322,8 @@ def _contract_keep_backward(
 def _kept(u: Tensor, weight: Tensor) -> Tensor:
     """What contract_keep keeps: sum over q of u[..., q] weight[p, q, r]."""
     product = torch.matmul(u, weight.transpose(0, 1).flatten(1))
-    return product.unflatten(-1, (weight.shape[0], weight.shape[2]))
+    # unflatten has no batching rule of its own
+    return product.reshape(*product.shape[:-1], weight.shape[0], weight.shape[2])
 
 
 def _times_kept(g: Tensor, kept: Tensor) -> Tensor:
@@ -317,13 +337,13 @@ def _contract_keep_jvp(saved: Sequence[Any], options: Sequence[Any], *tangents: 
     (u, _, weight), (feature_dim,) = saved, options
     tu, _, tw, _ = tangents
     last_u = u.movedim(feature_dim, -1)
-    kept = _sum(
-        [
-            None if tu is None else _kept(tu.movedim(feature_dim, -1), weight),
-            None if tw is None else _kept(last_u, tw),
-        ]
-    )
-    return _contract_jvp(saved, options, *tangents), kept
+    terms = [
+        None if tu is None else _kept(tu.movedim(feature_dim, -1), weight),
+        None if tw is None else _kept(last_u, tw),
+    ]
+    if tu is None and tw is None:
+        terms = [last_u.new_zeros((*last_u.shape[:-1], weight.shape[0], weight.shape[2]))]
+    return _contract_jvp(saved, options, *tangents), _sum(terms)
 
 
 def _differentiable(
@@ -367,7 +387,7 @@ def _differentiable(
     def apply_backward(ctx: Any, *cotangents: MaybeTensor) -> Any:
         grads: tuple = (None,) * tensors
         if any(cotangent is not None for cotangent in cotangents):
-            grads = backward(ctx.needs_input_grad[1:], ctx.saved_tensors, ctx.options, *cotangents)
+            grads = backward(_wanted(ctx), ctx.saved_tensors, ctx.options, *cotangents)
         return None, *grads, *(None for _ in ctx.options)
 
     def apply_jvp(ctx: Any, *tangents: Any) -> Any:
