@@ -157,7 +157,7 @@ def test_only_what_is_asked_for_is_computed(wanted, expected):
     ],
 )
 def test_of_what_requires_grad_only_what_is_asked_for_is_computed(wanted, expected, asked):
-    """As for a force, which is no gradient of the weights: they require grad, and this backward does not want theirs."""
+    """As for a force, which is no gradient of the weights: they require grad, and are not asked for."""
     tensors = [leaf(*shape) for shape in ((3, 4), (3, 5), (20, 4, 5), (20,))]
     if asked == "results":
         tensors = [2 * tensor for tensor in tensors]

@@ -155,6 +155,17 @@ def test_a_slice_of_a_known_device_is_another_device():
     assert part.matrix_flops["bfloat16"] == pytest.approx(whole.matrix_flops["bfloat16"] * 16 / 132, rel=0.01)
 
 
+def test_l2_cache_from_the_properties():
+    spec = find_device("NVIDIA B200")
+    small = device_from_properties(
+        gpu_target("sm_110"), properties_of(spec, name="NVIDIA Thor", l2_cache_size=32 << 20)
+    )
+    assert small.l2_bytes == 32 << 20
+    assert (
+        device_from_properties(gpu_target("sm_110"), properties_of(spec, name="NVIDIA Thor")).l2_bytes == spec.l2_bytes
+    )
+
+
 def test_bandwidth_from_clock_and_bus():
     spec = find_device("NVIDIA A100-SXM4-40GB")
     changes = {"name": "NVIDIA A900", "mem_clock_rate": 1_215_000, "mem_bus_width": 5120}

@@ -71,6 +71,14 @@ def test_a_step_on_the_torch_path(sizes: tuple[int, ...], dtype: torch.dtype) ->
     assert extra < B * L * N * dtype.itemsize
 
 
+@pytest.mark.parametrize(
+    "sizes", [(1, 64, 300, 300), (64, 5000, 32, 32), (600, 5000, 32, 32), (20, 2000, 8, 300)], ids=str
+)
+def test_a_weight_in_half_precision_is_not_copied_whole(sizes: tuple[int, ...]) -> None:
+    """Nor is a result of many outputs computed whole in float32."""
+    assert step(sizes, torch.bfloat16, "torch")[0] <= BUFFERS * CPU_PIECE * 4
+
+
 def test_the_workspace_of_the_torch_path_does_not_grow_with_the_batch() -> None:
     extras = [step((B, 48, 64, 64), torch.float32, "torch")[0] for B in (2048, 8192)]
     assert extras[1] <= extras[0]

@@ -59,12 +59,19 @@ def _fusible(sizes: Sizes, strides: Sizes, outer: int, inner: int) -> bool:
     return 1 in (sizes[outer], sizes[inner]) or strides[outer] == strides[inner] * sizes[inner]
 
 
-def _shapes(batch: int, outer: int, inner: int, budget: int) -> Iterator[tuple[int, int, int]]:
-    """Rows and columns of pieces of at most `budget` elements, whole inner rows where one fits; and their number."""
-    for most in ROWS:
+def _shapes(
+    batch: int, outer: int, inner: int, budget: int, copied: int = 0, results: int = 0
+) -> Iterator[tuple[int, int, int]]:
+    """Rows and columns of pieces of at most `budget` elements, whole inner rows where one fits; and their number.
+
+    copied: the length of a column of the weight, where it must be copied for the product; results: the columns of the
+    result, where it is computed in a buffer. The buffers of these are no larger either.
+    """
+    fitting = max(1, budget // max(1, results))
+    for most in (min(rows, fitting) for rows in ROWS):
         count = -(-batch // most)
         rows = -(-batch // count)
-        columns = min(outer * inner, max(1, budget // rows))
+        columns = min(outer * inner, max(1, budget // max(rows, copied)))
         if columns > inner:
             columns = -(-outer // -(-outer // (columns // inner))) * inner
         yield rows, columns, count * -(-outer * inner // columns)
@@ -76,18 +83,18 @@ def _cheapest(plans: Iterable[Plan]) -> Plan:
     return min(plans, key=lambda plan: plan.cost)
 
 
-def _khatri_rao(batch: int, sizes: Sizes, axes: Sizes, in_place: bool, budget: int) -> Iterator[Plan]:
+def _khatri_rao(batch: int, sizes: Sizes, axes: Sizes, in_place: bool, as_stored: bool, budget: int) -> Iterator[Plan]:
     p, q, r = (sizes[axis] for axis in axes)
-    for rows, columns, pieces in _shapes(batch, q, r, budget):
+    for rows, columns, pieces in _shapes(batch, q, r, budget, 0 if in_place else p, 0 if as_stored else p):
         cost = batch * p * q * r / rate(rows, columns, p) + batch * q * r * PRODUCT * (1 + 16 / r) + pieces * CALL
         if not in_place:
             cost += (1 if columns == q * r else -(-batch // rows)) * COPY * p * q * r
         yield Plan("khatri_rao", axes, rows, columns, cost)
 
 
-def _project(batch: int, sizes: Sizes, axes: Sizes, in_place: bool, budget: int) -> Iterator[Plan]:
+def _project(batch: int, sizes: Sizes, axes: Sizes, in_place: bool, as_stored: bool, budget: int) -> Iterator[Plan]:
     p, q, r = (sizes[axis] for axis in axes)
-    for rows, columns, pieces in _shapes(batch, p, r, budget):
+    for rows, columns, pieces in _shapes(batch, p, r, budget, 0 if in_place else q, 0 if as_stored else p):
         cost = batch * p * q * r / rate(rows, q, columns) + batch * p * r * DOT * (1 + 8 / r) + pieces * 2 * CALL
         if not in_place:
             cost += (1 if columns == p * r else -(-batch // rows)) * COPY * p * q * r
@@ -103,8 +110,8 @@ def plan_contract(batch: int, sizes: Sizes, strides: Sizes, as_stored: bool, bud
     plans: list[Plan] = []
     for axes in ((0, 1, 2), (0, 2, 1)):
         p, q, r = axes
-        plans += _khatri_rao(batch, sizes, axes, as_stored and _fusible(sizes, strides, q, r), budget)
-        plans += _project(batch, sizes, axes, as_stored and _fusible(sizes, strides, p, r), budget)
+        plans += _khatri_rao(batch, sizes, axes, as_stored and _fusible(sizes, strides, q, r), as_stored, budget)
+        plans += _project(batch, sizes, axes, as_stored and _fusible(sizes, strides, p, r), as_stored, budget)
     return _cheapest(plans)
 
 
@@ -114,7 +121,7 @@ def plan_joint(batch: int, sizes: Sizes, strides: Sizes, as_stored: bool, budget
     p, q, r = sizes
     in_place = as_stored and _fusible(sizes, strides, 1, 2)
     plans = []
-    for rows, columns, pieces in _shapes(batch, q, r, budget):
+    for rows, columns, pieces in _shapes(batch, q, r, budget, 0 if in_place else p, 0 if as_stored else max(q, r)):
         cost = batch * p * q * r / rate(rows, p, columns) + 2 * batch * q * r * DOT * (1 + 8 / r) + pieces * 3 * CALL
         if not in_place:
             cost += (1 if columns == q * r else -(-batch // rows)) * COPY * p * q * r
@@ -129,7 +136,7 @@ def plan_weight(batch: int, sizes: Sizes, strides: Sizes, as_stored: bool, budge
     for axes in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
         a, o, i = (sizes[axis] for axis in axes)
         in_place = as_stored and _fusible(sizes, strides, *axes[1:])
-        for rows, columns, pieces in _shapes(batch, o, i, budget):
+        for rows, columns, pieces in _shapes(batch, o, i, budget, 0 if in_place else a):
             cost = batch * a * o * i / rate(a, rows, columns) + batch * o * i * PRODUCT * (1 + 16 / i) + pieces * CALL
             if not in_place:
                 cost += COPY * a * o * i

@@ -84,11 +84,36 @@ def registers(config: Config, dtype: str, vectors: tuple[int, int], held: bool =
     return accumulators(config, dtype) + 2 * loads(config, dtype, vectors, held)
 
 
-def shared_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool = False) -> int:
-    """Shared memory of the software-pipelined tile, as the compiler lays it out.
+def shared_bytes(
+    config: Config,
+    device: DeviceSpec,
+    dtype: str,
+    held: bool = False,
+    precision: str = "ieee",
+    split: bool = True,
+) -> int:
+    """Shared memory that the tile needs at most, as the compiler lays it out: in the loop, or behind it.
+
+    held: g is loaded once and kept (grad_inputs). precision: of float32 products. split: the sums are stored as such,
+    for a second pass.
+    """
+    loop = _loop_bytes(config, device, dtype, held)
+    unit = matrix_unit(config, device, dtype)
+    rows, columns, depth = product_shape(config)
+    if precision == "tf32x3" and unit != "mma":
+        loop += depth * columns * itemsize(dtype)  # the second part of the right operand
+    if config.kernel in ("khatri_rao", "grad_weight", "chain") and unit != "tcgen05":
+        # What is stored changes threads, once the loop's buffers are free.
+        stored = rows * (config["D"] if config.kernel == "chain" else columns)
+        return max(loop, stored * (max(4, itemsize(dtype)) if split else itemsize(dtype)))
+    return loop
+
+
+def _loop_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool) -> int:
+    """Of the software-pipelined loop.
 
     An operand that an asynchronous matrix unit reads has a buffer for each stage; one that passes through registers, or
-    that the unit does not fetch itself, has one less. held: g is loaded once and kept (grad_inputs).
+    that the unit does not fetch itself, has one less.
     """
     size, item = dict(config.blocks), itemsize(dtype)
     rows, columns, depth = product_shape(config)
@@ -102,8 +127,10 @@ def shared_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool = Fa
             factors = streamed if unit == "tcgen05" and size["Q"] == 1 else waiting
             return right * streamed + rows * (size["Q"] + size["R"]) * item * factors
         case "grad_weight":
+            # With a single p the product is an operand of tcgen05's as it was loaded, else it lies beside the others.
             factors = streamed if unit == "tcgen05" and size["P"] == 1 else waiting
-            return right * streamed + depth * (size["P"] + size["Q"]) * item * factors
+            product = depth * rows * item if unit == "tcgen05" and size["P"] > 1 else 0
+            return right * streamed + depth * (size["P"] + size["Q"]) * item * factors + product
         case "grad_inputs" if held:
             # g stays; a step's tiles and the sums that change threads, or behind the steps dy, take turns in the rest.
             sums = max(4096, rows * size["M"] * 2 * max(4, item))
@@ -134,7 +161,7 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
     most = _REGISTERS[config.kernel][matrix_unit(config, device, problem.dtype)]
     if needed > most * _share(device, problem):
         return False
-    return shared_bytes(config, device, problem.dtype, held) <= device.shared_memory
+    return shared_bytes(config, device, problem.dtype, held, problem.precision) <= device.shared_memory
 
 
 def _share(device: DeviceSpec, problem: Problem) -> float:

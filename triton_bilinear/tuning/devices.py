@@ -61,10 +61,11 @@ def find_device(name: str) -> DeviceSpec:
 def device_from_properties(target: Any, properties: Mapping[str, Any], number: int = 0) -> DeviceSpec:
     """The spec of a device that Triton's driver describes.
 
-    target: the driver's GPUTarget. properties: its `utils.get_device_properties(number)`, plus "name" where the caller
-    knows it; otherwise the active driver is asked. A GPU of the table that has all of its SMs (no slice of one) gets
-    the table's spec; any other one a spec from its properties and what GPUs of its architecture have in common, which
-    also stands for properties that the driver leaves out: all but multiprocessor_count and max_shared_mem.
+    target: the driver's GPUTarget. properties: its `utils.get_device_properties(number)`, plus "name" and
+    "l2_cache_size" where the caller knows them; otherwise the active driver is asked. A GPU of the table that has all
+    of its SMs (no slice of one) gets the table's spec; any other one a spec from its properties and what GPUs of its
+    architecture have in common, which also stands for properties that the driver leaves out: all but
+    multiprocessor_count and max_shared_mem.
     """
     name = properties.get("name") or _driver_name(number)
     architecture = architecture_name(target)
@@ -84,7 +85,7 @@ def device_from_properties(target: Any, properties: Mapping[str, Any], number: i
         sm_count=sm_count,
         shared_memory=properties["max_shared_mem"],
         registers_per_sm=like.registers,
-        l2_bytes=like.l2,
+        l2_bytes=properties.get("l2_cache_size") or _driver_l2(number) or like.l2,
         memory_bandwidth=_bandwidth(target, properties) or like.bandwidth * 1e9,
         matrix_flops=_matrix_flops(sm_count * clock, like.half * share, like.tf32 * share, like.fp64),
         fp32_flops=like.fp32 * sm_count * clock,
@@ -153,7 +154,23 @@ def _bandwidth(target: Any, properties: Mapping[str, Any]) -> float:
 
 def _driver_name(number: int) -> str:
     """What the active driver's torch interface calls a device; "" for a driver without one."""
+    interface = _interface()
+    return "" if interface is None else interface.get_device_name(number)
+
+
+def _driver_l2(number: int) -> int:
+    """Bytes of a device's L2 cache, by the active driver's torch interface; 0 where that does not tell."""
+    ask = getattr(_interface(), "get_device_properties", None)
+    return 0 if ask is None else getattr(ask(number), "L2_cache_size", 0)
+
+
+def _interface() -> Any:
+    """The active driver's torch interface, torch.cuda or another; None without a driver, or for one that has none."""
     import triton
 
-    interface = getattr(triton.runtime.driver.active, "get_device_interface", None)
-    return interface().get_device_name(number) if interface is not None else ""
+    try:
+        driver = triton.runtime.driver.active
+    except RuntimeError:
+        return None
+    find = getattr(driver, "get_device_interface", None)
+    return None if find is None else find()
