@@ -26,6 +26,7 @@ import triton_bilinear as tb
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("expecttest")
+    from torch._subclasses.schema_check_mode import SchemaCheckMode
     from torch.testing._internal import composite_compliance, optests
     from torch.testing._internal.common_device_type import instantiate_device_type_tests, ops
     from torch.testing._internal.common_methods_invocations import op_db
@@ -245,6 +246,51 @@ class TestCommon(TestCase):
             self.assertEqual(list(arguments(sample)), before)
 
 
+class TestSchemaCheckModeOpInfo(TestCase):
+    """What the schemas say of mutation and aliasing, checked while the ops run, forward and backward."""
+
+    @ops(OPS, allowed_dtypes=(torch.float64, torch.float32))
+    def test_schema_correctness(self, device, dtype, op):
+        for sample in op.sample_inputs(device, dtype, requires_grad=True):
+            with SchemaCheckMode():
+                result = op(*arguments(sample), **sample.kwargs)
+                torch.autograd.grad(result.sum(), arguments(sample))
+
+
+class TestMeta(TestCase):
+    """On meta tensors: the shape, strides and dtype of the real result."""
+
+    @ops(OPS, allowed_dtypes=(*HALVES, *FLOATS))
+    def test_dispatch_meta_outplace(self, device, dtype, op):
+        for sample in op.sample_inputs(device, dtype):
+            real = op(*arguments(sample), **sample.kwargs)
+            meta = op(*(argument.to("meta") for argument in arguments(sample)), **sample.kwargs)
+            self.assertEqual((meta.shape, meta.stride(), meta.dtype), (real.shape, real.stride(), real.dtype))
+
+
+class TestExportOpInfo(TestCase):
+    """Exported, and run on other values."""
+
+    @in_double
+    def test_fake_export(self, device, dtype, op):
+        for sample in list(op.sample_inputs(device, dtype))[-2:]:
+            module = Applied(op, sample.kwargs)
+            program = torch.export.export(module, arguments(sample)).module()
+            others = tuple(torch.randn_like(argument) for argument in arguments(sample))
+            self.assertEqual(program(*others), module(*others))
+
+
+class Applied(torch.nn.Module):
+    """An op with its keywords as a module."""
+
+    def __init__(self, op, keywords):
+        super().__init__()
+        self.op, self.keywords = op, keywords
+
+    def forward(self, *tensors):
+        return self.op(*tensors, **self.keywords)
+
+
 class TestMathBits(TestCase):
     @in_double
     def test_neg_view(self, device, dtype, op):
@@ -410,6 +456,9 @@ for case in (
     TestCompositeCompliance,
     TestFakeTensor,
     TestCommon,
+    TestSchemaCheckModeOpInfo,
+    TestMeta,
+    TestExportOpInfo,
     TestMathBits,
     TestEagerFusionOpInfo,
     TestProxyTensorOpInfo,

@@ -14,6 +14,12 @@ COMMANDS = (demo, info, check, compile, tune, bench)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    args = make_parser().parse_args(arguments)
+    return args.run(args)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """What every command takes."""
     parser = argparse.ArgumentParser(
         prog="python -m triton_bilinear", description="A bilinear layer for the price of a linear one."
     )
@@ -21,8 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(title="commands", required=True)
     for command in COMMANDS:
         command.add_parser(subparsers).set_defaults(run=command.run)
-    args = parser.parse_args(arguments)
-    return args.run(args)
+    return parser
 
 
 if __name__ == "__main__":

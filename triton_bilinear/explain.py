@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .backend import triton_installed
 from .inspection.problem import GRADIENTS, StepProblem
 from .tuning.devices import DeviceSpec, find_device
 
@@ -41,6 +42,8 @@ def explain(
         LookupError: an unknown GPU.
         ImportError: triton is not installed.
     """
+    if not triton_installed():
+        raise ImportError("explain(): the package `triton` is not installed; install it (pip install triton)")
     tensors = _named(problem)
     step = _from_tensors(tensors, gradients) if tensors else _from_sizes(problem, dtype, bias, gradients)
     device = _device(gpu, tensors)

@@ -39,6 +39,7 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None, *
     Raises:
         RuntimeError: sizes, dtypes or devices that do not match.
         IndexError: no axis `feature_dim`.
+        TypeError: an argument that is no tensor.
     """
     x, y, weight, bias = _prepared("bilinear", x, y, weight, bias)
     axis = _bilinear_axis(x, y, weight, bias, feature_dim)
@@ -85,7 +86,7 @@ def bilinear_form(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         weight: (M, N).
 
     Returns:
-        (*), the batch shape; a 0-d tensor for one pair of vectors.
+        (*), the batch shape; a 0-d tensor for one pair of vectors. Dtypes and autocast as for `bilinear`.
 
     Raises:
         RuntimeError: sizes, dtypes or devices that do not match.
@@ -128,10 +129,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Args:
         x: (*, N): any number of batch axes, none included.
         weight: (M, N).
-        bias: (M,), or None.
+        bias: (M,), or what broadcasts to it, or None.
 
     Returns:
-        (*, M).
+        (*, M), of the arguments' dtype. All of torch.nn.functional.linear, its dtypes, autocast and errors too.
 
     Raises:
         RuntimeError: sizes or dtypes that do not match.
@@ -143,6 +144,9 @@ def _prepared(
     name: str, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The arguments after autocast, of one supported dtype on one device."""
+    for argument, value in (("x", x), ("y", y), ("weight", weight), ("bias", bias)):
+        if not isinstance(value, Tensor) and (value is not None or argument != "bias"):
+            raise TypeError(f"{name}(): argument '{argument}' must be Tensor, not {type(value).__name__}")
     if torch._C._is_any_autocast_enabled():
         x, y, weight = (_autocast(tensor) for tensor in (x, y, weight))
         bias = None if bias is None else _autocast(bias)

@@ -22,10 +22,12 @@ class Bilinear(torch.nn.Bilinear):
     The parameters, their initialisation, `state_dict` and `extra_repr` are those of torch.nn.Bilinear: either loads the
     other's state.
 
-    Shape: input1 (*, in1_features), input2 (*, in2_features), result (*, out_features).
+    Shape: input1 (*, in1_features), input2 (*, in2_features), result (*, out_features). Parameters, inputs and result
+    have one dtype: float16, bfloat16, float32 or float64.
 
     Raises:
         ValueError: `in1_features` of 0 or less.
+        RuntimeError: forward, for sizes, dtypes or devices that do not match; see `bilinear`.
     """
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
@@ -33,12 +35,12 @@ class Bilinear(torch.nn.Bilinear):
 
 
 class LazyBilinear(LazyModuleMixin, Bilinear):
-    """A Bilinear that takes in1_features and in2_features from its first inputs, as torch.nn.LazyLinear does.
+    """A Bilinear (item 12) that takes in1_features and in2_features from its first inputs, as torch.nn.LazyLinear does.
 
     weight and bias (if there is one) are torch.nn.parameter.UninitializedParameters until then; from then on the layer
     is a Bilinear.
 
-    Shape: as Bilinear's.
+    Shape, dtypes and errors: as Bilinear's; ValueError for first inputs without features.
     """
 
     cls_to_become = Bilinear
@@ -83,10 +85,12 @@ class PairwiseBilinear(torch.nn.Module):
         weight: (out_features, in1_features, in2_features), initialised as that of torch.nn.Bilinear.
         bias: (out_features,), likewise; or None.
 
-    Shape: input1 (*, S, in1_features), input2 (*, T, in2_features), result (*, out_features, S, T).
+    Shape: input1 (*, S, in1_features), input2 (*, T, in2_features), result (*, out_features, S, T). Parameters, inputs
+    and result have one dtype: float16, bfloat16, float32 or float64.
 
     Raises:
         ValueError: `in1_features` of 0 or less.
+        RuntimeError: forward, for sizes, dtypes or devices that do not match; see `pairwise_bilinear`.
     """
 
     __constants__ = ("in1_features", "in2_features", "out_features")
