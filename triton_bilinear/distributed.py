@@ -11,6 +11,9 @@ with their default layouts is
 | OutputParallel | nothing                          | an all-reduce of each input's gradient that is needed  |
 | In1Parallel    | an all-reduce of the result      | an all-reduce of the gradient of input2 if it is needed |
 
+(A layer of fewer outputs than ranks, some of which then have none, gathers more under OutputParallel if its inputs have
+more than one batch axis.)
+
 DistributedDataParallel, fully_shard and DTensor arguments need nothing of this module: the ops bring their own sharding
 rules.
 """
