@@ -24,6 +24,7 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
 from . import library as ops
+from .sharding import is_distributed
 
 MaybeTensor = Tensor | None
 
@@ -328,7 +329,8 @@ def _kept(u: Tensor, weight: Tensor) -> Tensor:
 
 def _times_kept(g: Tensor, kept: Tensor) -> Tensor:
     """sum over p of g[..., p] kept[..., p, r], rounded once."""
-    if kept.shape[-2] == 1:
+    # Of a DTensor's partial sums a product takes some as they are, in torch 2.11 too, where `*` adds them up first.
+    if kept.shape[-2] == 1 and not is_distributed(kept):
         return g * kept.squeeze(-2)
     return torch.matmul(g.unsqueeze(-2), kept).squeeze(-2)
 
