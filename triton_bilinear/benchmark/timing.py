@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 
@@ -14,6 +15,8 @@ PARTS = ("forward", "backward", "step")
 
 # On a CPU a sample is the mean of as many runs as take this long.
 _LEAST_SECONDS = 0.01
+# A first run that is shorter does not count: what the caches and the allocator hold is another rival's.
+_COLD_SECONDS = 0.1
 # On a GPU this is written before each run: more than any L2 cache holds.
 _FLUSH_BYTES = 256 << 20
 
@@ -39,19 +42,23 @@ def timer_for(device: torch.device) -> Timer:
 
 
 def time_on_cpu(step: Step, clock: Callable[[], float] = time.perf_counter) -> Sample:
-    """The mean of the runs that fit in ten milliseconds, one at least."""
-    forward = backward = 0.0
-    runs = 0
-    while forward + backward < _LEAST_SECONDS:
+    """The mean of the runs that fit in ten milliseconds, one at least; a first, short one does not count."""
+
+    def run() -> tuple[float, float]:
         start = clock()
         out = step.forward()
         middle = clock()
-        forward += middle - start
         if step.leaves:
             step.backward(out)
-            backward += clock() - middle
-        runs += 1
-    return Sample(forward / runs, backward / runs if step.leaves else None)
+        return middle - start, clock() - middle
+
+    times = [run()]
+    if sum(times[0]) < _COLD_SECONDS:
+        times = [run()]
+    while sum(forward + backward for forward, backward in times) < _LEAST_SECONDS:
+        times.append(run())
+    forward, backward = (fmean(part) for part in zip(*times, strict=True))
+    return Sample(forward, backward if step.leaves else None)
 
 
 class GpuTimer:

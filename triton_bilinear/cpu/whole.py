@@ -13,8 +13,10 @@ from torch import Tensor
 
 from .workspace import ACCUMULATE, fusible
 
-# Elements of the largest intermediate.
+# Elements of the largest intermediate, and of the largest product of two features where no other is smaller: there a
+# step is three products whole as it is in pieces.
 LARGEST = 2**18
+LARGEST_PRODUCT = 2**20
 
 
 def suits(rows: Tensor, weight: Tensor) -> bool:
@@ -28,7 +30,12 @@ def suits(rows: Tensor, weight: Tensor) -> bool:
     if weight.numel() <= LARGEST:
         return rows.shape[0] * min(p * q, q * r, p * r) <= LARGEST
     as_it_lies = weight.dtype == ACCUMULATE[weight.dtype] and fusible(weight, 1)
-    return as_it_lies and rows.shape[0] * q * r <= LARGEST
+    return as_it_lies and rows.shape[0] * q * r <= _largest_product(weight)
+
+
+def _largest_product(weight: Tensor) -> int:
+    p, q, r = weight.shape
+    return LARGEST_PRODUCT if q * r <= p * min(q, r) else LARGEST
 
 
 def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -52,7 +59,7 @@ def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out
 def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, out_y: Tensor) -> None:
     """out_x[i, m] = sum_{l,n} g[i, l] weight[l, m, n] y[i, n] and out_y[i, n] = sum_{l,m} g weight x."""
     outputs, m, n = weight.shape
-    if len(g) * m * n > LARGEST or (outputs * max(m, n) < m * n and weight.numel() <= LARGEST):
+    if len(g) * m * n > _largest_product(weight) or (outputs * max(m, n) < m * n and weight.numel() <= LARGEST):
         contract(g, y, weight.transpose(0, 1), None, out_x)
         contract(g, x, weight.permute(2, 0, 1), None, out_y)
         return
