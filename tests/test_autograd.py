@@ -121,7 +121,8 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(
+# What a backward pass runs for the gradients of x, y, the weight and the bias that are wanted.
+WANTED = pytest.mark.parametrize(
     ("wanted", "expected"),
     [
         ("x", {"contract": 1}),
@@ -133,6 +134,9 @@ class Calls(TorchDispatchMode):
         ("xywb", {"grad_inputs": 1, "grad_weight": 1}),
     ],
 )
+
+
+@WANTED
 def test_only_what_is_asked_for_is_computed(wanted, expected):
     tensors = [t.detach() for t in bilinear_leaves((3,), 20, 4, 5)]
     leaves = [t.requires_grad_() for name, t in zip("xywb", tensors, strict=True) if name in wanted]
@@ -145,17 +149,7 @@ def test_only_what_is_asked_for_is_computed(wanted, expected):
 
 
 @pytest.mark.parametrize("asked", ["leaves", "results"])
-@pytest.mark.parametrize(
-    ("wanted", "expected"),
-    [
-        ("x", {"contract": 1}),
-        ("y", {"contract": 1}),
-        ("w", {"grad_weight": 1}),
-        ("b", {}),
-        ("xy", {"grad_inputs": 1}),
-        ("xywb", {"grad_inputs": 1, "grad_weight": 1}),
-    ],
-)
+@WANTED
 def test_of_what_requires_grad_only_what_is_asked_for_is_computed(wanted, expected, asked):
     """As for a force, which is no gradient of the weights: they require grad, and are not asked for."""
     tensors = [leaf(*shape) for shape in ((3, 4), (3, 5), (20, 4, 5), (20,))]

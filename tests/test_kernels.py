@@ -359,21 +359,9 @@ PLANS = [
 ]
 
 
-# The order of the axes does not depend on the dtype.
-_IN_HALF = [plan for plan in PLANS if "".join(plan.values[1].order) in ("pqr", "lmn", "acde")]
-
-
-@pytest.mark.parametrize(("name", "plan"), _IN_HALF)
-def test_plan_in_half_precision(name, plan):
-    check_plan(name, plan, torch.float16)
-
-
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize(("name", "plan"), PLANS)
-def test_plan(name, plan):
-    check_plan(name, plan, torch.float32)
-
-
-def check_plan(name, plan, dtype):
+def test_plan(name, plan, dtype):
     """Every kernel, order, split and group gives the right numbers, and the same bits when run again."""
     problem = small(name, dtype, TWO_TILES)
     launches = problem.run_plan(plan)

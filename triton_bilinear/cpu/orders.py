@@ -68,7 +68,7 @@ def _shapes(
     result, where it is computed in a buffer. The buffers of these are no larger either.
     """
     fitting = max(1, budget // max(1, results))
-    for most in (min(rows, fitting) for rows in ROWS):
+    for most in [rows for rows in ROWS if rows <= fitting] or [fitting]:
         count = -(-batch // most)
         rows = -(-batch // count)
         columns = min(outer * inner, max(1, budget // max(rows, copied)))

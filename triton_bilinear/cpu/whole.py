@@ -34,14 +34,19 @@ def suits(rows: Tensor, weight: Tensor) -> bool:
 
 
 def _largest_product(weight: Tensor) -> int:
+    return LARGEST_PRODUCT if _is_product_least(weight) else LARGEST
+
+
+def _is_product_least(weight: Tensor) -> bool:
+    """Whether no intermediate of a weight (p, q, r) is smaller than the product of the features q and r."""
     p, q, r = weight.shape
-    return LARGEST_PRODUCT if q * r <= p * min(q, r) else LARGEST
+    return q * r <= p * min(q, r)
 
 
 def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
     """out[i, p] = sum_{q,r} u[i, q] v[i, r] weight[p, q, r] + bias[p], by the smallest intermediate."""
     p, q, r = weight.shape
-    if q * r <= p * min(q, r) or weight.numel() > LARGEST:
+    if _is_product_least(weight) or weight.numel() > LARGEST:
         pairs, matrix = _pairs(u, v), weight.reshape(p, -1).t()
         torch.mm(pairs, matrix, out=out) if bias is None else torch.addmm(bias, pairs, matrix, out=out)
         return

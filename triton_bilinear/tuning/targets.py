@@ -1,6 +1,7 @@
 """Names of GPU architectures, as Triton's compiler knows them and as people write them."""
 
 import re
+from functools import cache
 from typing import Any
 
 _NVIDIA = re.compile(r"sm_(\d+)a?")
@@ -31,6 +32,7 @@ def architecture_name(target: Any) -> str:
     return f"sm_{target.arch}" if target.backend == "cuda" else str(target.arch)
 
 
+@cache
 def asynchronous_unit(architecture: str) -> str | None:
     """The matrix unit that works beside the warps, on tiles of 64 rows or more: "wgmma", "tcgen05", or None."""
     match = _NVIDIA.fullmatch(architecture)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 from torch import Tensor
@@ -52,6 +53,7 @@ def _aligned(tensor: Tensor, stored: str, axes: str) -> Tensor:
     return tensor[tuple(slice(None) if axis in there else None for axis in axes)]
 
 
+@cache
 def chain_of(problem: ChainProblem) -> Chain:
     """The first pairwise product with as many elements. ValueError where there is none."""
     for chain in _chains(problem):
