@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import triton_bilinear as tb
 from triton_bilinear import cpu, ops
-from triton_bilinear.cpu import joint, khatri_rao, orders, pieces, project, weight_grad, whole
-from triton_bilinear.cpu.orders import Plan
+from triton_bilinear.cpu import joint, khatri_rao, matrix_unit, orders, pieces, project, weight_grad, whole
+from triton_bilinear.cpu.costs import Plan, Weight
 
 BATCH, P, Q, R = 7, 3, 4, 5
 AXES = tuple(itertools.permutations(range(3)))
@@ -31,6 +31,12 @@ PRIMITIVES = {
     "grad_weight": (("bp", "bq", "br"), ("pqr",), ("bp,bq,br->pqr",)),
 }
 SIZES = {"b": BATCH, "p": P, "q": Q, "r": R}
+
+
+@pytest.fixture(autouse=True)
+def no_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same on every CPU; test_cpu_matrix_unit.py has the others."""
+    monkeypatch.setattr(matrix_unit, "serves", lambda tensor: False)
 
 
 @pytest.fixture
@@ -281,14 +287,13 @@ def test_results_alias_nothing(sizes):
 
 def test_orders_fit_the_sizes():
     """One form is projected; many outputs meet Khatri-Rao products; few outputs are not worth a joint tile."""
-    assert orders.plan_contract(2048, (1, 512, 512), (512 * 512, 512, 1), True, orders.CPU_PIECE).order == "project"
-    many = (256, 39, 39), (39 * 39, 39, 1), True, orders.CPU_PIECE
-    assert orders.plan_contract(4096, *many).order == "khatri_rao"
-    apart = [(sizes, strides, True, orders.CPU_PIECE) for sizes, strides in (((39, 256, 39), (39, 39 * 39, 1)),) * 2]
-    assert orders.plan_joint(4096, *many).cost < sum(orders.plan_contract(4096, *plan).cost for plan in apart)
-    few = (4, 100, 100), (10000, 100, 1), True, orders.CPU_PIECE
-    apart = [(sizes, strides, True, orders.CPU_PIECE) for sizes, strides in (((100, 4, 100), (100, 10000, 1)),) * 2]
-    assert orders.plan_joint(512, *few).cost > sum(orders.plan_contract(512, *plan).cost for plan in apart)
+    budget = orders.CPU_PIECE
+    assert orders.plan_contract(2048, Weight((1, 512, 512), (512 * 512, 512, 1)), budget).order == "project"
+    many, apart = Weight((256, 39, 39), (39 * 39, 39, 1)), Weight((39, 256, 39), (39, 39 * 39, 1))
+    assert orders.plan_contract(4096, many, budget).order == "khatri_rao"
+    assert orders.plan_joint(4096, many, budget).cost < 2 * orders.plan_contract(4096, apart, budget).cost
+    few, apart = Weight((4, 100, 100), (10000, 100, 1)), Weight((100, 4, 100), (100, 10000, 1))
+    assert orders.plan_joint(512, few, budget).cost > 2 * orders.plan_contract(512, apart, budget).cost
 
 
 @pytest.mark.parametrize(("size", "step"), [(7, 3), (7, 7), (7, 100), (1, 1), (0, 3)])

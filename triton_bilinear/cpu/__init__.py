@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import joint, khatri_rao, project, weight_grad, whole
-from .orders import Plan, piece_elements, plan_contract, plan_joint, plan_weight
+from . import joint, khatri_rao, matrix_unit, project, rounded, weight_grad, whole
+from .costs import Plan, Weight
+from .orders import piece_elements, plan_contract, plan_joint, plan_weight
 from .pairs import pairwise, pairwise_grad_weight, pairwise_grad_x
 from .pieces import flatten_batch
 from .workspace import ACCUMULATE
@@ -24,6 +25,8 @@ __all__ = [
     "pairwise_grad_weight",
     "pairwise_grad_x",
 ]
+
+_ORDERS = {"khatri_rao": khatri_rao, "project": project, "rounded": rounded, "weight": weight_grad}
 
 
 def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -40,8 +43,7 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
     plan = _plan_contract(out, weight)
     if plan.axes == (0, 2, 1):
         u, v, weight = v, u, weight.mT
-    order = khatri_rao if plan.order == "khatri_rao" else project
-    order.contract(u, v, weight, bias, out, plan)
+    _ORDERS[plan.order].contract(u, v, weight, bias, out, plan)
 
 
 def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, kept: Tensor) -> None:
@@ -74,7 +76,7 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
         return
     g, x, y, out_x, out_y = flatten_batch(g, x, y, out_x, out_y)
     for_x, for_y = weight.transpose(0, 1), weight.permute(2, 0, 1)
-    one = plan_joint(_rows(g), *_layout(weight), piece_elements(g.device))
+    one = plan_joint(_rows(g), _seen(weight), piece_elements(g.device))
     if _plan_contract(out_x, for_x).cost + _plan_contract(out_y, for_y).cost < one.cost:
         contract(g, y, for_x, None, out_x)
         contract(g, x, for_y, None, out_y)
@@ -94,22 +96,24 @@ def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
         out.zero_()
         return
     g, x, y = flatten_batch(g, x, y)
-    plan = plan_weight(_rows(g), *_layout(out), piece_elements(out.device))
+    plan = plan_weight(_rows(g), _seen(out), piece_elements(out.device))
     alone, outer, inner = ((g, x, y)[axis] for axis in plan.axes)
-    weight_grad.grad_weight(alone, outer, inner, out.permute(plan.axes), plan)
+    _ORDERS[plan.order].grad_weight(alone, outer, inner, out.permute(plan.axes), plan)
 
 
 def _plan_contract(out: Tensor, weight: Tensor) -> Plan:
-    return plan_contract(_rows(out), *_layout(weight), piece_elements(out.device))
+    return plan_contract(_rows(out), _seen(weight), piece_elements(out.device))
 
 
 def _rows(tensor: Tensor) -> int:
     return tensor.numel() // tensor.shape[-1]
 
 
-def _layout(weight: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
-    """Sizes, strides, and whether a matrix product can accumulate in the weight's own dtype."""
-    return tuple(weight.shape), weight.stride(), weight.dtype == ACCUMULATE[weight.dtype]
+def _seen(weight: Tensor) -> Weight:
+    """A weight, or its gradient, as the planner sees it."""
+    (p, q, r), (step_p, step_q, step_r) = weight.shape, weight.stride()
+    as_stored = weight.dtype == ACCUMULATE[weight.dtype]
+    return Weight((p, q, r), (step_p, step_q, step_r), as_stored, matrix_unit.serves(weight))
 
 
 def _empty(out: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .orders import Plan
+from .costs import Plan
 from .pieces import row_pieces, tiles
 from .workspace import Workspace
 

@@ -8,16 +8,12 @@ many elements are multiplied or summed one by one, whether the weight must be co
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
-# Multiply-adds of the matrix product that take as long as ...
-PRODUCT = 5.0  # one element of a Khatri-Rao product
-DOT = 6.0  # one multiply-add of a batched vector-matrix product
-COPY = 10.0  # one element of a copied weight
-CALL = 1e6  # what is fixed for each piece: the calls, and the threads that meet at the end of each
+from . import matrix_unit
+from .costs import CALL, COPY, DOT, PRODUCT, Plan, Sizes, Weight, fusible
 
 # Elements of the largest buffer: the caches of a CPU, or enough work for one launch on another device.
 CPU_PIECE = 512 * 1024
@@ -32,31 +28,10 @@ def piece_elements(device: torch.device) -> int:
 # Of a piece; more rows or fewer make the matrix product slower.
 ROWS = (128, 256, 512)
 
-Sizes = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """An order, with the rows of the batch and the fused columns of one piece.
-
-    `axes` says which axis of the weight plays which role: (p, q, r) of `contract`; for its gradient (alone, outer,
-    inner), where the product of outer and inner meets the factor alone.
-    """
-
-    order: str
-    axes: Sizes
-    rows: int
-    columns: int
-    cost: float
-
 
 def rate(rows: int, inner: int, columns: int) -> float:
     """The share of its peak that the matrix product (rows, inner) x (inner, columns) reaches."""
     return rows / (rows + 14.0) * inner / (inner + 4.0) * columns / (columns + 4.0)
-
-
-def _fusible(sizes: Sizes, strides: Sizes, outer: int, inner: int) -> bool:
-    return 1 in (sizes[outer], sizes[inner]) or strides[outer] == strides[inner] * sizes[inner]
 
 
 def _shapes(
@@ -102,24 +77,25 @@ def _project(batch: int, sizes: Sizes, axes: Sizes, in_place: bool, as_stored: b
 
 
 @lru_cache(maxsize=4096)
-def plan_contract(batch: int, sizes: Sizes, strides: Sizes, as_stored: bool, budget: int) -> Plan:
-    """The cheapest order for out[b, p] = sum u[b, q] v[b, r] T[p, q, r], T of these sizes and strides.
-
-    `as_stored` says that the matrix product can read T's dtype.
-    """
+def plan_contract(batch: int, weight: Weight, budget: int) -> Plan:
+    """The cheapest order for out[b, p] = sum u[b, q] v[b, r] weight[p, q, r]."""
+    sizes, strides, as_stored, unit = weight
     plans: list[Plan] = []
     for axes in ((0, 1, 2), (0, 2, 1)):
         p, q, r = axes
-        plans += _khatri_rao(batch, sizes, axes, as_stored and _fusible(sizes, strides, q, r), as_stored, budget)
-        plans += _project(batch, sizes, axes, as_stored and _fusible(sizes, strides, p, r), as_stored, budget)
+        plans += _khatri_rao(batch, sizes, axes, as_stored and fusible(sizes, strides, q, r), as_stored, budget)
+        plans += _project(batch, sizes, axes, as_stored and fusible(sizes, strides, p, r), as_stored, budget)
+        if unit:
+            plans += matrix_unit.contract_plans(batch, sizes, strides, axes)
     return _cheapest(plans)
 
 
 @lru_cache(maxsize=4096)
-def plan_joint(batch: int, sizes: Sizes, strides: Sizes, as_stored: bool, budget: int) -> Plan:
-    """Both gradients of the inputs from one product of g with T: a cost to compare with that of two contractions."""
+def plan_joint(batch: int, weight: Weight, budget: int) -> Plan:
+    """Both gradients of the inputs from one product, g times weight; its cost is to be compared with that of two."""
+    sizes, strides, as_stored, _ = weight
     p, q, r = sizes
-    in_place = as_stored and _fusible(sizes, strides, 1, 2)
+    in_place = as_stored and fusible(sizes, strides, 1, 2)
     plans = []
     for rows, columns, pieces in _shapes(batch, q, r, budget, 0 if in_place else p, 0 if as_stored else max(q, r)):
         cost = batch * p * q * r / rate(rows, p, columns) + 2 * batch * q * r * DOT * (1 + 8 / r) + pieces * 3 * CALL
@@ -130,15 +106,18 @@ def plan_joint(batch: int, sizes: Sizes, strides: Sizes, as_stored: bool, budget
 
 
 @lru_cache(maxsize=4096)
-def plan_weight(batch: int, sizes: Sizes, strides: Sizes, as_stored: bool, budget: int) -> Plan:
-    """The axes (alone, outer, inner) of out[l, m, n]: outer times inner meets alone in a product."""
+def plan_weight(batch: int, weight: Weight, budget: int) -> Plan:
+    """The axes (alone, outer, inner) of a gradient [l, m, n]: outer times inner meets alone in a product."""
+    sizes, strides, as_stored, unit = weight
     plans = []
     for axes in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
         a, o, i = (sizes[axis] for axis in axes)
-        in_place = as_stored and _fusible(sizes, strides, *axes[1:])
+        in_place = as_stored and fusible(sizes, strides, *axes[1:])
         for rows, columns, pieces in _shapes(batch, o, i, budget, 0 if in_place else a):
             cost = batch * a * o * i / rate(a, rows, columns) + batch * o * i * PRODUCT * (1 + 16 / i) + pieces * CALL
             if not in_place:
                 cost += COPY * a * o * i
             plans.append(Plan("weight", axes, rows, columns, cost))
+        if unit:
+            plans += matrix_unit.weight_plans(batch, sizes, strides, axes)
     return _cheapest(plans)

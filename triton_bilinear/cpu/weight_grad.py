@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .costs import Plan
 from .khatri_rao import multiply
-from .orders import Plan
 from .pieces import tiles
 from .workspace import Workspace
 

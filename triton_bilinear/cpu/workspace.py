@@ -42,13 +42,14 @@ def fuse(tensor: Tensor, axis: int) -> Tensor:
 
 
 class Workspace:
-    """Named flat buffers of the accumulation dtype, made when first asked for and reused for every later piece.
+    """Named flat buffers of one dtype, made when first asked for and reused for every later piece.
 
     The first piece of a loop is its largest, so each name allocates once.
     """
 
-    def __init__(self, like: Tensor) -> None:
-        self.dtype = ACCUMULATE[like.dtype]
+    def __init__(self, like: Tensor, dtype: torch.dtype | None = None) -> None:
+        """dtype: instead of the one that sums of `like` are accumulated in."""
+        self.dtype = dtype or ACCUMULATE[like.dtype]
         self.device = like.device
         self._buffers: dict[str, Tensor] = {}
         self._shaped: dict[tuple[str | int, ...], Tensor] = {}
@@ -67,7 +68,7 @@ class Workspace:
         return self._shaped[key]
 
     def copy(self, name: str, tensor: Tensor) -> Tensor:
-        """A contiguous copy of `tensor` in the buffer `name`, in the accumulation dtype."""
+        """A contiguous copy of `tensor` in the buffer `name`."""
         return self.take(name, *tensor.shape).copy_(tensor)
 
     def rows(self, name: str, tensor: Tensor, rows: int) -> Iterable[Tensor]:
@@ -86,7 +87,7 @@ class Workspace:
         return view if view is not None else self.copy(name, piece).view(-1, piece.shape[-1])
 
     def matrices(self, name: str, tensor: Tensor) -> Tensor:
-        """Matrices (n, rows, columns) in the accumulation dtype, as they lie where that is theirs."""
+        """Matrices (n, rows, columns) in the dtype of the buffers, as they lie where that is theirs."""
         return tensor if tensor.dtype == self.dtype else self.copy(name, tensor)
 
     def fused(self, name: str, tensor: Tensor) -> Tensor:

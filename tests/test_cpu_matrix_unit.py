@@ -1,0 +1,173 @@
+"""The CPU path in bfloat16 where torch has a matrix unit for it, here whether this CPU has one or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import oracle
+import pytest
+import torch
+from oracle import assert_near
+from test_cpu import LAYOUTS, check, make, peak_of
+from test_precision import by_einsum, errors
+from torch import Tensor
+
+import triton_bilinear as tb
+from triton_bilinear import cpu
+from triton_bilinear.cpu import matrix_unit, orders, rounded, whole
+from triton_bilinear.cpu.costs import Plan
+
+PLANNERS = (orders.plan_contract, orders.plan_joint, orders.plan_weight)
+WIDE = ((0, 1, 2), (0, 2, 1), (1, 2, 0), (2, 1, 0))
+
+
+@pytest.fixture(autouse=True)
+def unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """There is one, all else is too dear, no problem is small, and pieces are."""
+    monkeypatch.setattr(matrix_unit, "serves", lambda tensor: tensor.dtype == torch.bfloat16)
+    monkeypatch.setattr(orders, "rate", lambda *sizes: 1e-9)
+    monkeypatch.setattr(matrix_unit, "PIECE", 2**17)
+    monkeypatch.setattr(whole, "LARGEST", 0)
+    for planner in PLANNERS:
+        planner.cache_clear()
+    yield
+    for planner in PLANNERS:
+        planner.cache_clear()
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The functions of `rounded` that were called."""
+    called: list[str] = []
+
+    def counted(name: str, function: Callable) -> Callable:
+        return lambda *args: (called.append(name), function(*args))[1]
+
+    for name in ("contract", "grad_weight"):
+        monkeypatch.setattr(rounded, name, counted(name, getattr(rounded, name)))
+    return called
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize(
+    "sizes", [(150, 40, 9, 11), (200, 35, 32, 3), (65, 33, 16, 64), (1, 64, 5, 7), (300, 48, 1, 33)], ids=str
+)
+@pytest.mark.parametrize("name", ["contract", "grad_inputs", "grad_weight"])
+def test_numbers(name: str, sizes: tuple[int, ...], layout: Callable, calls: list[str]) -> None:
+    """Sums of any length, batches of any size, any strides; and the same bits again."""
+    inputs, results = make(name, torch.bfloat16, layout, **dict(zip("bpqr", sizes, strict=True)))
+    getattr(cpu, name)(*inputs, *results)
+    check(name, inputs, results)
+    assert ("grad_weight" if name == "grad_weight" else "contract") in calls
+    again = [torch.empty_like(t) for t in results]
+    getattr(cpu, name)(*inputs, *again)
+    assert all(torch.equal(a, b) for a, b in zip(results, again, strict=True))
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+@pytest.mark.parametrize("axes", WIDE, ids=str)
+def test_products_by_the_unit_and_one_by_one(axes, one_by_one: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrix_unit, "multiplies_rows", lambda outer, inner: not one_by_one)
+    inputs, (out,) = make("grad_weight", torch.bfloat16, b=70, p=6, q=9, r=10)
+    plan = Plan("rounded", axes, 96, 20, cost=0)
+    rounded.grad_weight(*(inputs[axis] for axis in axes), out.permute(axes), plan)
+    check("grad_weight", inputs, [out])
+    (u, v, weight, bias), (out,) = make("contract", torch.bfloat16, b=70, p=6, q=9, r=10)
+    rounded.contract(u, v, weight, bias, out, Plan("rounded", (0, 1, 2), 33, 9 * 32, cost=0))
+    check("contract", [u, v, weight, bias], [out])
+
+
+@pytest.mark.parametrize("feature_dim", [0, 1, 2])
+def test_batch_axes_that_are_not_one(feature_dim: int, calls: list[str]) -> None:
+    x, y, g = (torch.randn(12, 13, n).bfloat16().movedim(-1, feature_dim).contiguous() for n in (6, 7, 40))
+    weight, bias = torch.randn(40, 6, 7).bfloat16().requires_grad_(), torch.randn(40).bfloat16()
+    leaves = [x.requires_grad_(), y.requires_grad_(), weight]
+    with tb.use_backend("torch"):
+        result = tb.bilinear(x, y, weight, bias, feature_dim=feature_dim)
+        found = torch.autograd.grad(result, leaves, g)
+    function = lambda x, y, weight: oracle.bilinear(x, y, weight, bias, feature_dim)  # noqa: E731
+    assert_near(result, function(*leaves))
+    for actual, exact in zip(found, oracle.gradients(function, leaves, g), strict=True):
+        assert_near(actual, exact)
+    assert set(calls) == {"contract", "grad_weight"}
+
+
+@pytest.mark.parametrize("L", [1, 2, 3, 16, 40, 256, 1024])
+def test_as_exact_as_einsum(L: int) -> None:
+    """One rounding of the products and one at the store, however long the sums are."""
+    shapes = ((96, 24), (96, 48), (L, 24, 48), (L,))
+    tensors = [torch.randn(shape, dtype=torch.float64).bfloat16().requires_grad_() for shape in shapes]
+    with tb.use_backend("torch"):
+        ours = errors(tb.bilinear, tensors)
+    theirs = errors(by_einsum, tensors)
+    assert {name: error for name, error in ours.items() if error > 1.05 * theirs[name]} == {}
+    assert max(ours.values()) < torch.finfo(torch.bfloat16).eps / 2
+
+
+@pytest.mark.parametrize("sizes", [(64, 40, 10, 10), (100, 64, 16, 50), (70, 33, 5, 9)], ids=str)
+def test_what_is_not_a_number_stays_in_its_row(sizes: tuple[int, ...], calls: list[str]) -> None:
+    B, L, M, N = sizes
+    x, y, g = (torch.randn(B, n).bfloat16() for n in (M, N, L))
+    weight = torch.randn(L, M, N).bfloat16()
+    x[3, M // 2], y[5, 0], x[7, -1], g[9, 1] = torch.nan, torch.inf, -torch.inf, torch.nan
+    finite = [row for row in range(B) if row not in (3, 5, 7, 9)]
+    results = [torch.empty_like(t) for t in (g, x, y)]
+    cpu.contract(x, y, weight, None, results[0])
+    cpu.contract(g, y, weight.transpose(0, 1), None, results[1])
+    cpu.contract(g, x, weight.permute(2, 0, 1), None, results[2])
+    assert calls == ["contract"] * 3
+    assert all(t[finite].isfinite().all() for t in results)
+    assert results[0][3].isnan().all()
+    assert not results[0][[5, 7]].isfinite().any()
+    assert results[0][9].isfinite().all()
+
+
+def test_a_feature_that_is_not_a_number_stays_one_in_the_gradient_of_the_weight(calls: list[str]) -> None:
+    g, x, y = (torch.randn(70, n).bfloat16() for n in (40, 20, 30))
+    x[3, 6] = torch.nan
+    out = torch.empty(40, 20, 30).bfloat16()
+    cpu.grad_weight(g, x, y, out)
+    assert calls == ["grad_weight"]
+    assert out[:, 6].isnan().all()
+    assert out[:, [m for m in range(20) if m != 6]].isfinite().all()
+
+
+def test_no_piece_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is too large, nor large with few rows; every sum has a length that the unit takes."""
+    monkeypatch.undo()
+    seen = 0
+    for batch in (1, 24, 31, 32, 65, 100, 1000, 5000, 6401, 2**17):
+        for q, r in ((256, 256), (192, 256), (512, 512), (39, 39), (1, 512), (8, 128), (300, 170), (3, 5)):
+            for plan in matrix_unit.contract_plans(batch, (48, q, r), (q * r, r, 1), (0, 1, 2)):
+                seen += 1
+                last = (batch - 1) % plan.rows + 1
+                assert plan.columns % 32 == 0
+                assert plan.columns >= q * r
+                for rows in (plan.rows, last):
+                    assert rows * plan.columns <= 2**20 or (rows > 32 and rows * plan.columns <= 2**22)
+            for plan in matrix_unit.weight_plans(batch, (48, q, r), (q * r, r, 1), (0, 1, 2)):
+                seen += 1
+                assert plan.rows % 32 == 0
+                assert batch <= plan.rows < batch + 32
+                assert plan.rows * plan.columns <= 2**20
+    assert seen > 100
+
+
+def test_what_it_holds() -> None:
+    """Beside results: pieces, the rows that go with one, and one factor or the weight."""
+    for name in ("contract", "grad_inputs", "grad_weight"):
+        for batch in (1024, 4096):
+            sizes = {"b": batch, "p": 48, "q": 32, "r": 28}
+            results = sum(t.numel() for t in make(name, torch.bfloat16, **sizes)[1])
+            held = peak_of(name, batch, torch.bfloat16, p=48, q=32, r=28) - results
+            assert held <= 2**17 + 64 * 4 * 48 + max(48 * 32 * 32, 48 * batch), name
+
+
+@pytest.mark.parametrize("weight", [torch.randn(3, 4, 5), torch.randn(3, 4, 5).half()], ids=["float32", "float16"])
+def test_other_dtypes_have_none(weight: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(matrix_unit, "_is_there", lambda: True)
+    assert not matrix_unit.serves(weight)
+    assert matrix_unit.serves(weight.bfloat16()) == torch.backends.mkldnn.is_available()
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not matrix_unit.serves(weight.bfloat16())

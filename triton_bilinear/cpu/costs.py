@@ -1,0 +1,47 @@
+"""What a piece of work costs on a CPU, counted in multiply-adds of the matrix product in the accumulation dtype."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+# Multiply-adds of the matrix product that take as long as ...
+PRODUCT = 5.0  # one element of a Khatri-Rao product
+DOT = 6.0  # one multiply-add of a batched vector-matrix product
+COPY = 10.0  # one element of a copied weight
+CALL = 1e6  # what is fixed for each piece: the calls, and the threads that meet at the end of each
+
+Sizes = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An order, with the rows of the batch and the fused columns of one piece.
+
+    `axes` says which axis of the weight plays which role: (p, q, r) of `contract`; for its gradient (alone, outer,
+    inner), where the product of outer and inner meets the factor alone.
+    """
+
+    order: str
+    axes: Sizes
+    rows: int
+    columns: int
+    cost: float
+
+
+class Weight(NamedTuple):
+    """What a plan depends on of a weight, or of its gradient.
+
+    as_stored: a matrix product of its own dtype returns what sums are accumulated in. unit: the CPU has a matrix unit
+    for its dtype.
+    """
+
+    sizes: Sizes
+    strides: Sizes
+    as_stored: bool = True
+    unit: bool = False
+
+
+def fusible(sizes: Sizes, strides: Sizes, outer: int, inner: int) -> bool:
+    """Whether two axes can be one axis of a view."""
+    return 1 in (sizes[outer], sizes[inner]) or strides[outer] == strides[inner] * sizes[inner]

@@ -1,0 +1,72 @@
+"""The Khatri-Rao order in bfloat16 on a CPU's matrix unit: products rounded once, whole sums by one matrix product."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import matrix_unit
+from .costs import Plan
+from .pieces import row_pieces, tiles
+from .workspace import Workspace
+
+
+def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, plan: Plan) -> None:
+    """out[..., p] = sum_{q,r} u[..., q] v[..., r] weight[p, q, r] + bias[p]."""
+    workspace = Workspace(out, out.dtype)
+    width = plan.columns // u.shape[-1]
+    matrix = _padded(workspace, weight, width).t()
+    start = None if bias is None else workspace.copy("bias", bias)
+    pieces = row_pieces(out, plan.rows), workspace.rows("u", u, plan.rows), workspace.rows("v", v, plan.rows)
+    for piece, outer, inner in zip(*pieces, strict=True):
+        target = workspace.target("out", piece)
+        product = _multiply(workspace, outer, inner, len(outer), width)
+        if start is None:
+            torch.mm(product, matrix, out=target)
+        else:
+            torch.addmm(start, product, matrix, out=target)
+        workspace.store(piece, target)
+
+
+def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: Plan) -> None:
+    """out[a, o, i] = sum_batch alone[..., a] outer[..., o] inner[..., i]; `out` with its axes in that order."""
+    workspace = Workspace(alone, alone.dtype)
+    batch = alone.numel() // alone.shape[-1]
+    left = workspace.take("alone", alone.shape[-1], plan.rows)
+    left[:, :batch].unflatten(1, alone.shape[:-1]).copy_(alone.movedim(-1, 0))
+    left[:, batch:] = 0
+    for o, i in tiles(outer.shape[-1], inner.shape[-1], plan.columns):
+        target = workspace.fused_target("out", out[:, o, i])
+        factors = workspace.matrix("outer", outer[..., o]), workspace.matrix("inner", inner[..., i])
+        torch.mm(left, _multiply(workspace, *factors, plan.rows, factors[1].shape[1]), out=target)
+        workspace.store(out[:, o, i], target)
+
+
+def _padded(workspace: Workspace, weight: Tensor, width: int) -> Tensor:
+    """A weight (p, q, r) as a matrix (p, q width), 0 beyond r."""
+    p, q, r = weight.shape
+    if width == r:
+        return workspace.fused("weight", weight)
+    padded = workspace.take("weight", p, q, width)
+    padded[:, :, :r], padded[:, :, r:] = weight, 0
+    return padded.view(p, -1)
+
+
+def _multiply(workspace: Workspace, outer: Tensor, inner: Tensor, rows: int, width: int) -> Tensor:
+    """The products outer[:, q] inner[:, r] as a matrix (rows, Q width), 0 beyond the rows and columns of the factors.
+
+    The unit makes them of sums of length 2 whose second term is 0: of length 1, the length that is asked for, it would
+    read beyond the end (see `matrix_unit`).
+    """
+    batch, q, r = outer.shape[0], outer.shape[1], inner.shape[1]
+    product = workspace.take("product", rows, q, width)
+    product[batch:] = 0
+    if matrix_unit.multiplies_rows(q, r):
+        left, right = workspace.take("left", batch, q, 2), workspace.take("right", batch, 2, width)
+        left[:, :, 0], left[:, :, 1] = outer, 0
+        right[:, 0, :r], right[:, 0, r:], right[:, 1] = inner, 0, 0
+        torch.bmm(left, right, out=product[:batch])
+    else:
+        torch.mul(outer.unsqueeze(2), inner.unsqueeze(1), out=product[:batch, :, :r])
+        product[:, :, r:] = 0
+    return product.view(rows, -1)
