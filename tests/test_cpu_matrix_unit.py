@@ -149,7 +149,7 @@ def test_no_piece_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
                 seen += 1
                 assert plan.rows % 32 == 0
                 assert batch <= plan.rows < batch + 32
-                assert plan.rows * plan.columns <= 2**20
+                assert plan.rows * plan.columns <= 2**21
     assert seen > 100
 
 

@@ -16,23 +16,26 @@ from torch import Tensor
 from .costs import CALL, COPY, Plan, Sizes, fusible
 
 # Multiply-adds of the float32 product that take as long as ... (all measured on a Xeon with AMX)
-ONE_BY_ONE = 24.0  # one element of the products of two rows, multiplied one by one
-BY_UNIT = 9.0  # the same by the unit, a product of matrices for each row
-ROW = 15e3  # what is fixed for each such row
+ONE_BY_ONE = 30.0  # one element of the products of two rows, multiplied one by one
+BY_UNIT = 12.0  # the same by the unit, a product of matrices for each row
+ROW = 20e3  # what is fixed for each such row
 # Multiply-adds of bfloat16 that take as long as one of float32.
-SPEED = 4.0
+SPEED = 3.0
 
-# Elements of a product that lie in a core's second cache, and of the largest; rows that keep the unit busy.
-PIECE = 2**20
+# Elements of a product that two cores keep in their caches, and of the largest; of a weight that may always be copied,
+# and of the largest factor that is; rows that keep the unit busy.
+PIECE = 2**21
 LARGEST_PIECE = 2**22
-LARGEST_FACTOR = 2**21  # that is copied
+SMALL_COPY = 2**20
+LARGEST_FACTOR = 2**21
 ROWS = (64, 48)
 
 # oneDNN, as it comes with torch 2.13: the end of a sum whose length is no multiple of this brings a NaN of one row into
-# others (its issue 5717), and some products of this many rows and fewer, always of more than 2**20 elements, end the
+# others (its issue 5717), and some products of this many rows and fewer, always of more elements than that, end the
 # process with a division by zero.
 SUM = 32
 FEW_ROWS = 32
+FEW_ELEMENTS = 2**20
 
 
 def serves(tensor: Tensor) -> bool:
@@ -53,15 +56,15 @@ def contract_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Ite
     columns = q * width
     copied = 0 if width == r and fusible(sizes, strides, *axes[1:]) else p * columns
     # What einsum holds of a step is a few times as large as the products of all rows.
-    if copied > min(LARGEST_PIECE, max(PIECE, batch * columns // 8)):
+    if copied > max(SMALL_COPY, min(LARGEST_PIECE, batch * columns // 8)):
         return
     for fewest in ROWS:
         pieces = -(-batch // max(fewest, PIECE // columns))
         rows = -(-batch // pieces)
         last = batch - (pieces - 1) * rows
-        if all(n * columns <= PIECE or (n * columns <= LARGEST_PIECE and n > FEW_ROWS) for n in (rows, last)):
-            cost = batch * p * columns / _rate(rows, p) + batch * _products(q, width) + pieces * CALL + COPY * copied
-            yield Plan("rounded", axes, rows, columns, cost)
+        if _can_be_a_piece(rows, columns) and _can_be_a_piece(last, columns):
+            products = batch * p * columns / _rate(rows, p, few=16) + batch * _products(q, width)
+            yield Plan("rounded", axes, rows, columns, products + pieces * CALL + COPY * copied)
 
 
 def weight_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Iterator[Plan]:
@@ -72,15 +75,18 @@ def weight_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Itera
     if alone <= FEW_ROWS or not columns or alone * rows > LARGEST_FACTOR:
         return
     pieces = -(-outer * inner // columns)
-    cost = batch * alone * outer * inner / _rate(alone, columns) + batch * _products(outer, inner) + pieces * CALL
-    if not fusible(sizes, strides, *axes[1:]):
-        cost += COPY * alone * outer * inner
-    yield Plan("rounded", axes, rows, columns, cost)
+    copied = 0 if fusible(sizes, strides, *axes[1:]) else alone * outer * inner
+    products = batch * alone * outer * inner / _rate(alone, columns, few=128) + batch * _products(outer, inner)
+    yield Plan("rounded", axes, rows, columns, products + pieces * CALL + COPY * copied)
 
 
-def _rate(rows: int, columns: int) -> float:
-    """Multiply-adds for one of the float32 product, of a product (rows, ...) x (..., columns)."""
-    return SPEED * rows / (rows + 32.0) * columns / (columns + 16.0)
+def _can_be_a_piece(rows: int, columns: int) -> bool:
+    return rows * columns <= (LARGEST_PIECE if rows > FEW_ROWS else FEW_ELEMENTS)
+
+
+def _rate(rows: int, columns: int, few: float) -> float:
+    """Multiply-adds for one of the float32 product, of (rows, ...) x (..., columns); `few` columns leave half of it."""
+    return SPEED * rows / (rows + 32.0) * columns / (columns + few)
 
 
 def multiplies_rows(outer: int, inner: int) -> bool:
