@@ -64,6 +64,16 @@ def test_numbers(name: str, sizes: tuple[int, ...], layout: Callable, calls: lis
     assert all(torch.equal(a, b) for a, b in zip(results, again, strict=True))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS[1:4], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("name", ["contract", "grad_inputs", "grad_weight"])
+def test_strided_results(name: str, layout: Callable, calls: list[str]) -> None:
+    inputs, results = make(name, torch.bfloat16, b=150, p=40, q=9, r=11)
+    results = [layout(tuple(t.shape), t.dtype) for t in results]
+    getattr(cpu, name)(*inputs, *results)
+    check(name, inputs, results)
+    assert calls
+
+
 @pytest.mark.parametrize("one_by_one", [False, True])
 @pytest.mark.parametrize("axes", WIDE, ids=str)
 def test_products_by_the_unit_and_one_by_one(axes, one_by_one: bool, monkeypatch: pytest.MonkeyPatch) -> None:

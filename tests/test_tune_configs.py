@@ -21,6 +21,7 @@ from triton_bilinear.tuning.schema import Entry, gpu_of, op_of
 from triton_bilinear.tuning.store import ConfigFile, package_folder, read_folder
 from triton_bilinear.tuning.sweep.sound import compile_plans
 from triton_bilinear.tuning.sweep.task import make_task
+from triton_bilinear.tuning.versions import versions
 
 FILES = {file.path.stem: file for file in read_folder(package_folder())}
 
@@ -77,9 +78,23 @@ def faults(entries: list[tuple[DeviceSpec, Entry]]) -> list[str]:
     ]
 
 
+def promised() -> list[tuple[DeviceSpec, Entry]]:
+    """The entries that say how a kernel compiles with this Triton.
+
+    On NVIDIA all of them. What AMD's compiler spills differs between releases: there the lookup reports an entry that
+    was found with another one as stale.
+    """
+    release = versions()["triton"].split(".")[:2]
+    return [
+        (device, entry)
+        for device, entry in shipped()
+        if device.vendor == "nvidia" or str(entry.versions["triton"]).split(".")[:2] == release
+    ]
+
+
 def test_one_entry_of_each_op_and_architecture_compiles() -> None:
     chosen: dict[tuple[str, str], tuple[DeviceSpec, Entry]] = {}
-    for device, entry in shipped():
+    for device, entry in promised():
         if entry.config != SEPARATE:
             chosen.setdefault((device.architecture, op_of(entry.problem)), (device, entry))
     assert faults(list(chosen.values())) == []
@@ -90,8 +105,9 @@ def test_one_entry_of_each_op_and_architecture_compiles() -> None:
 def test_every_entry_compiles(architecture: str) -> None:
     entries = [
         (device, entry)
-        for device, entry in shipped()
+        for device, entry in promised()
         if device.architecture == architecture and entry.config != SEPARATE
     ]
-    assert entries
+    if not entries:
+        pytest.skip("the entries are of another Triton")
     assert faults(entries) == []

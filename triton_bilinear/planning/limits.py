@@ -133,13 +133,20 @@ def _loop_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool) -> i
             return right * streamed + depth * (size["P"] + size["Q"]) * item * factors + product
         case "grad_inputs" if held:
             # g stays; a step's tiles and the sums that change threads, or behind the steps dy, take turns in the rest.
-            sums = max(4096, rows * size["M"] * 2 * max(4, item))
+            sums = max(4096, rows * size["M"] * 2 * max(4, item), _sums_of_tcgen05(config, unit))
             return rows * depth * item + max(right * streamed + sums, rows * size["N"] * max(4, item))
+        case "grad_inputs":
+            return max((right + rows * depth * item) * streamed, _sums_of_tcgen05(config, unit))
         case "chain":
             inner = size["E"] * (size["A"] + size["C"]) * item
             return inner * streamed + size["C"] * size["D"] * item + size["A"] * size["C"] * item
         case _:
             return (right + rows * depth * item) * streamed
+
+
+def _sums_of_tcgen05(config: Config, unit: str) -> int:
+    """What the sums of grad_inputs that change threads take under Triton 3.6; under later ones less."""
+    return 8 * config["B"] * config["N"] if unit == "tcgen05" else 0
 
 
 def holds_g(config: Config, L: int) -> bool:
