@@ -13,7 +13,7 @@ from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeigh
 # epilogue wants them all, and the others hold fragments of both operands in registers too.
 _REGISTERS = {
     "khatri_rao": {"mma": 110, "wgmma": 200, "tcgen05": 170},
-    "project": {"mma": 80, "wgmma": 130, "tcgen05": 130},
+    "project": {"mma": 79, "wgmma": 130, "tcgen05": 130},
     "grad_inputs": {"mma": 80, "wgmma": 140, "tcgen05": 92},
     "grad_weight": {"mma": 130, "wgmma": 200, "tcgen05": 200},
     "chain": {"mma": 90, "wgmma": 128, "tcgen05": 128},
