@@ -8,7 +8,7 @@ from ..tuning.devices import DeviceSpec
 from .choice import choose, remembered
 from .config import Config
 from .cost import PROGRAM_INSTRUCTIONS, Estimate, Step, Work, estimate, tiles
-from .limits import legal, reads
+from .limits import legal, may_split, reads
 from .menu import choices
 from .plan import MAX_WORKSPACE_BYTES, Plan, split_choices
 from .problem import ContractProblem, itemsize
@@ -32,7 +32,7 @@ def _candidates(problem: ContractProblem, device: DeviceSpec) -> Iterator[Plan]:
                 programs = tiles(problem.B, config["B"]) * tiles(problem.P, config["P"])
                 for splits in split_choices(steps, programs, device.sm_count):
                     partial = splits * problem.B * problem.P * max(4, itemsize(problem.dtype))
-                    if splits == 1 or partial <= MAX_WORKSPACE_BYTES:
+                    if splits == 1 or (partial <= MAX_WORKSPACE_BYTES and may_split(config, device, problem)):
                         predicted = _predict(problem, config, tuple(order), splits, device)
                         yield Plan(config, tuple(order), splits, predicted)
 

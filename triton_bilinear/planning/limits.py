@@ -171,6 +171,19 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
     return shared_bytes(config, device, problem.dtype, held, problem.precision) <= device.shared_memory
 
 
+def may_split(config: Config, device: DeviceSpec, problem: ContractProblem) -> bool:
+    """Whether a thread has the registers to store partial sums, which are not rounded to half their size before.
+
+    All of tcgen05's accumulators come into registers at once; with a mask of rows beside them 128 are too many.
+    """
+    masked = problem.B % config["B"] > 0
+    return (
+        not masked
+        or matrix_unit(config, device, problem.dtype) != "tcgen05"
+        or accumulators(config, problem.dtype) < 128
+    )
+
+
 def _share(device: DeviceSpec, problem: Problem) -> float:
     if not uses_matrix_unit(device, problem.dtype, problem.precision):
         return _WHOLE
