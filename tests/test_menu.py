@@ -39,7 +39,7 @@ from triton_bilinear.planning import (
     plan_grad_inputs,
     plan_grad_weight,
 )
-from triton_bilinear.planning.limits import legal, product_shape, shared_bytes
+from triton_bilinear.planning.limits import accumulators, legal, product_shape, shared_bytes
 from triton_bilinear.tuning.compiler import CompiledReport
 from triton_bilinear.tuning.devices import DeviceSpec, device_names, find_device
 from triton_bilinear.tuning.pool import CompilerPool
@@ -252,6 +252,17 @@ def test_every_candidate_compiles(architecture: str, op: str, dtype: str, layout
         launches = [OPS[op][0](LAYOUTS[layout], kind, device, plan)[0] for plan in plans]
     assert plans or op == "grad_inputs", "only the joint product may have no tile: two contractions stand in for it"
     assert faults(launches, device, kind, pool) == []
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
+def test_the_largest_tiles_of_a_split_compile(architecture: str, pool: CompilerPool) -> None:
+    """Partial sums are stored in float32, under a mask where the batch is no multiple of the tile."""
+    device = find_device(GPUS[architecture])
+    plans = [plan for plan in candidates("forward", LAYOUTS["aligned"], torch.bfloat16, device) if plan.splits > 1]
+    size = {plan: accumulators(plan.config, "bfloat16") for plan in plans}
+    largest = [plan for plan in plans if size[plan] == max(size.values())]
+    launches = [forward(LAYOUTS["aligned"], torch.bfloat16, device, plan)[0] for plan in largest]
+    assert faults(launches, device, torch.bfloat16, pool) == []
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
