@@ -102,16 +102,31 @@ def test_batch_axes_that_are_not_one(feature_dim: int, calls: list[str]) -> None
     assert set(calls) == {"contract", "grad_weight"}
 
 
+def leaves(L: int) -> list[Tensor]:
+    shapes = ((96, 24), (96, 48), (L, 24, 48), (L,))
+    return [torch.randn(shape, dtype=torch.float64).bfloat16().requires_grad_() for shape in shapes]
+
+
 @pytest.mark.parametrize("L", [1, 2, 3, 16, 40, 256, 1024])
 def test_as_exact_as_einsum(L: int) -> None:
     """One rounding of the products and one at the store, however long the sums are."""
-    shapes = ((96, 24), (96, 48), (L, 24, 48), (L,))
-    tensors = [torch.randn(shape, dtype=torch.float64).bfloat16().requires_grad_() for shape in shapes]
+    tensors = leaves(L)
     with tb.use_backend("torch"):
         ours = errors(tb.bilinear, tensors)
     theirs = errors(by_einsum, tensors)
     assert {name: error for name, error in ours.items() if error > 1.05 * theirs[name]} == {}
     assert max(ours.values()) < torch.finfo(torch.bfloat16).eps / 2
+
+
+def test_the_error_does_not_grow_with_the_outputs(calls: list[str]) -> None:
+    found = {}
+    for L in (16, 1024):
+        calls.clear()
+        with tb.use_backend("torch"):
+            found[L] = errors(tb.bilinear, leaves(L))
+        assert set(calls) == {"contract", "grad_weight"}
+    del found[16]["grad bias"]  # sixteen elements, one rounding of each: chance
+    assert {name: found[1024][name] for name, error in found[16].items() if found[1024][name] > 1.1 * error} == {}
 
 
 @pytest.mark.parametrize("sizes", [(64, 40, 10, 10), (100, 64, 16, 50), (70, 33, 5, 9)], ids=str)

@@ -72,29 +72,25 @@ def faults(entries: list[tuple[DeviceSpec, Entry]]) -> list[str]:
     with CompilerPool() as pool:
         found = compile_plans(tasks, pool)
     return [
-        f"{task.device.name} {task.problem}: {plan.config}: {fault}"
-        for (task, plan), of_plan in zip(tasks, found, strict=True)
-        for fault in of_plan
+        f"{device.name} {entry.problem}: {entry.config}: {fault}"
+        for (device, entry), of_entry in zip(entries, found, strict=True)
+        for fault in of_entry
+        if not (fault.endswith("spills") and may_spill(device, entry))
     ]
 
 
-def promised() -> list[tuple[DeviceSpec, Entry]]:
-    """The entries that say how a kernel compiles with this Triton.
+def may_spill(device: DeviceSpec, entry: Entry) -> bool:
+    """Whether the entry says nothing of what this Triton spills: on AMD, where it was found with another release.
 
-    On NVIDIA all of them. What AMD's compiler spills differs between releases: there the lookup reports an entry that
-    was found with another one as stale.
+    The lookup reports such an entry as stale.
     """
-    release = versions()["triton"].split(".")[:2]
-    return [
-        (device, entry)
-        for device, entry in shipped()
-        if device.vendor == "nvidia" or str(entry.versions["triton"]).split(".")[:2] == release
-    ]
+    installed, found = (str(version).split(".")[:2] for version in (versions()["triton"], entry.versions["triton"]))
+    return device.vendor != "nvidia" and installed != found
 
 
 def test_one_entry_of_each_op_and_architecture_compiles() -> None:
     chosen: dict[tuple[str, str], tuple[DeviceSpec, Entry]] = {}
-    for device, entry in promised():
+    for device, entry in shipped():
         if entry.config != SEPARATE:
             chosen.setdefault((device.architecture, op_of(entry.problem)), (device, entry))
     assert faults(list(chosen.values())) == []
@@ -105,9 +101,8 @@ def test_one_entry_of_each_op_and_architecture_compiles() -> None:
 def test_every_entry_compiles(architecture: str) -> None:
     entries = [
         (device, entry)
-        for device, entry in promised()
+        for device, entry in shipped()
         if device.architecture == architecture and entry.config != SEPARATE
     ]
-    if not entries:
-        pytest.skip("the entries are of another Triton")
+    assert entries
     assert faults(entries) == []

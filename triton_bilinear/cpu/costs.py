@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,6 +43,6 @@ class Weight(NamedTuple):
     unit: bool = False
 
 
-def fusible(sizes: Sizes, strides: Sizes, outer: int, inner: int) -> bool:
+def one_axis(sizes: Sequence[int], strides: Sequence[int], outer: int, inner: int) -> bool:
     """Whether two axes can be one axis of a view."""
     return 1 in (sizes[outer], sizes[inner]) or strides[outer] == strides[inner] * sizes[inner]

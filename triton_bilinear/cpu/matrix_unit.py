@@ -7,13 +7,13 @@ matrix product, lest parts of it be rounded: of the orders only this one can, an
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from math import gcd
 
 import torch
 from torch import Tensor
 
-from .costs import CALL, COPY, Plan, Sizes, fusible
+from .costs import CALL, COPY, Plan, Sizes, one_axis
 
 # Multiply-adds of the float32 product that take as long as ... (all measured on a Xeon with AMX)
 ONE_BY_ONE = 30.0  # one element of the products of two rows, multiplied one by one
@@ -43,7 +43,7 @@ def serves(tensor: Tensor) -> bool:
     return tensor.dtype == torch.bfloat16 and tensor.is_cpu and bool(torch.backends.mkldnn.enabled) and _is_there()
 
 
-@lru_cache(maxsize=1)
+@cache
 def _is_there() -> bool:
     return torch.backends.mkldnn.is_available() and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
@@ -54,7 +54,7 @@ def contract_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Ite
     unit = SUM // gcd(SUM, q)
     width = -(-r // unit) * unit
     columns = q * width
-    copied = 0 if width == r and fusible(sizes, strides, *axes[1:]) else p * columns
+    copied = 0 if width == r and one_axis(sizes, strides, *axes[1:]) else p * columns
     # What einsum holds of a step is a few times as large as the products of all rows.
     if copied > max(SMALL_COPY, min(LARGEST_PIECE, batch * columns // 8)):
         return
@@ -75,7 +75,7 @@ def weight_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Itera
     if alone <= FEW_ROWS or not columns or alone * rows > LARGEST_FACTOR:
         return
     pieces = -(-outer * inner // columns)
-    copied = 0 if fusible(sizes, strides, *axes[1:]) else alone * outer * inner
+    copied = 0 if one_axis(sizes, strides, *axes[1:]) else alone * outer * inner
     products = batch * alone * outer * inner / _rate(alone, columns, few=128) + batch * _products(outer, inner)
     yield Plan("rounded", axes, rows, columns, products + pieces * CALL + COPY * copied)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import matrix_unit
 from .costs import Plan
-from .pieces import row_pieces, tiles
+from .pieces import row_pieces, spans
 from .workspace import Workspace
 
 
@@ -29,17 +29,21 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
 
 
 def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: Plan) -> None:
-    """out[a, o, i] = sum_batch alone[..., a] outer[..., o] inner[..., i]; `out` with its axes in that order."""
+    """out[a, o, i] = sum_batch alone[..., a] outer[..., o] inner[..., i]; `out` with its axes in that order.
+
+    The columns of a piece are whole rows of `inner`.
+    """
     workspace = Workspace(alone, alone.dtype)
     batch = alone.numel() // alone.shape[-1]
     left = workspace.take("alone", alone.shape[-1], plan.rows)
     left[:, :batch].unflatten(1, alone.shape[:-1]).copy_(alone.movedim(-1, 0))
     left[:, batch:] = 0
-    for o, i in tiles(outer.shape[-1], inner.shape[-1], plan.columns):
-        target = workspace.fused_target("out", out[:, o, i])
-        factors = workspace.matrix("outer", outer[..., o]), workspace.matrix("inner", inner[..., i])
-        torch.mm(left, _multiply(workspace, *factors, plan.rows, factors[1].shape[1]), out=target)
-        workspace.store(out[:, o, i], target)
+    right, width = workspace.matrix("inner", inner), inner.shape[-1]
+    for o in spans(outer.shape[-1], plan.columns // width):
+        target = workspace.fused_target("out", out[:, o])
+        middle = workspace.matrix("outer", outer[..., o])
+        torch.mm(left, _multiply(workspace, middle, right, plan.rows, width), out=target)
+        workspace.store(out[:, o], target)
 
 
 def _padded(workspace: Workspace, weight: Tensor, width: int) -> Tensor:

@@ -8,6 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from .costs import one_axis
 from .pieces import row_pieces
 
 # What a sum is accumulated in.
@@ -27,8 +28,7 @@ def blas_ready(matrix: Tensor) -> bool:
 
 def fusible(tensor: Tensor, axis: int) -> bool:
     """Whether `axis` and the next one can be one axis of a view."""
-    outer, inner = tensor.shape[axis], tensor.shape[axis + 1]
-    return outer == 1 or inner == 1 or tensor.stride(axis) == tensor.stride(axis + 1) * inner
+    return one_axis(tensor.shape, tensor.stride(), axis, axis + 1)
 
 
 def fuse(tensor: Tensor, axis: int) -> Tensor:
