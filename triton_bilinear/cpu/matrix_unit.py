@@ -16,19 +16,23 @@ from torch import Tensor
 from .costs import CALL, COPY, Plan, Sizes, one_axis
 
 # Multiply-adds of the float32 product that take as long as ... (all measured on a Xeon with AMX)
-ONE_BY_ONE = 30.0  # one element of the products of two rows, multiplied one by one
+ONE_BY_ONE = 20.0  # one element of the products of two rows, multiplied one by one
+LEFT_OVER = 150.0  # one of those at the end of a row that do not fill a vector
 BY_UNIT = 12.0  # the same by the unit, a product of matrices for each row
 ROW = 20e3  # what is fixed for each such row
+# Elements of the vectors in which torch multiplies them.
+VECTOR = 32
 # Multiply-adds of bfloat16 that take as long as one of float32.
 SPEED = 3.0
 
 # Elements of a product that two cores keep in their caches, and of the largest; of a weight that may always be copied,
-# and of the largest factor that is; rows that keep the unit busy.
+# and of the largest factor that is; rows and outputs that keep the unit busy.
 PIECE = 2**21
 LARGEST_PIECE = 2**22
 SMALL_COPY = 2**20
 LARGEST_FACTOR = 2**21
 ROWS = (64, 48)
+ENOUGH_OUTPUTS = 64
 
 # oneDNN, as it comes with torch 2.13: the end of a sum whose length is no multiple of this brings a NaN of one row into
 # others (its issue 5717), and some products of this many rows and fewer, always of more elements than that, end the
@@ -51,20 +55,23 @@ def _is_there() -> bool:
 def contract_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Iterator[Plan]:
     """Those with these axes (p, q, r), for out[b, p] = sum u[b, q] v[b, r] T[p, q, r]."""
     p, q, r = (sizes[axis] for axis in axes)
-    unit = SUM // gcd(SUM, q)
-    width = -(-r // unit) * unit
+    width = padded_width(q, r)
     columns = q * width
-    copied = 0 if width == r and one_axis(sizes, strides, *axes[1:]) else p * columns
+    in_place = width == r and one_axis(sizes, strides, *axes[1:])
     # What einsum holds of a step is a few times as large as the products of all rows.
-    if copied > max(SMALL_COPY, min(LARGEST_PIECE, batch * columns // 8)):
-        return
-    for fewest in ROWS:
-        pieces = -(-batch // max(fewest, PIECE // columns))
-        rows = -(-batch // pieces)
-        last = batch - (pieces - 1) * rows
-        if _can_be_a_piece(rows, columns) and _can_be_a_piece(last, columns):
-            products = batch * p * columns / _rate(rows, p, few=16) + batch * _products(q, width)
-            yield Plan("rounded", axes, rows, columns, products + pieces * CALL + COPY * copied)
+    room = max(SMALL_COPY, ENOUGH_OUTPUTS * columns, min(LARGEST_PIECE, batch * columns // 8))
+    parts = 1 if in_place else -(-p * columns // room)
+    outputs = even(-(-p // parts))
+    # The more rows of a piece the fewer copies.
+    for fewest in ROWS if parts == 1 else (LARGEST_PIECE // columns, *ROWS):
+        rows = even(-(-batch // -(-batch // max(fewest, PIECE // columns))))
+        pieces, last = -(-batch // rows), (batch - 1) % rows + 1
+        if not (_can_be_a_piece(min(rows, batch), columns) and _can_be_a_piece(last, columns)):
+            continue
+        products = batch * p * columns / _rate(rows, outputs, few=16) + batch * _products(q, width)
+        copied = 0 if in_place else p * columns * (pieces if parts > 1 else 1)
+        cost = products + pieces * parts * CALL + COPY * copied
+        yield Plan("rounded", axes, rows, columns, cost, outputs if parts > 1 else None)
 
 
 def weight_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Iterator[Plan]:
@@ -78,6 +85,17 @@ def weight_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Itera
     copied = 0 if one_axis(sizes, strides, *axes[1:]) else alone * outer * inner
     products = batch * alone * outer * inner / _rate(alone, columns, few=128) + batch * _products(outer, inner)
     yield Plan("rounded", axes, rows, columns, products + pieces * CALL + COPY * copied)
+
+
+def padded_width(outer: int, inner: int) -> int:
+    """The least width >= inner for which sums over (outer, width) have a length that the unit takes."""
+    unit = SUM // gcd(SUM, outer)
+    return -(-inner // unit) * unit
+
+
+def even(rows: int) -> int:
+    """As many rows or one more: an odd number of rows times an odd number of columns takes up to five times as long."""
+    return rows + rows % 2
 
 
 def _can_be_a_piece(rows: int, columns: int) -> bool:
@@ -104,4 +122,5 @@ def _by_unit(outer: int, inner: int) -> float:
 
 
 def _one_by_one(outer: int, inner: int) -> float:
-    return outer * inner * ONE_BY_ONE * (1 + 16 / inner)
+    left_over = inner % VECTOR
+    return outer * ((inner - left_over) * ONE_BY_ONE + left_over * LEFT_OVER)

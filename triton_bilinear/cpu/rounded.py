@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from . import matrix_unit
 from .costs import Plan
 from .pieces import row_pieces, spans
-from .workspace import Workspace
+from .workspace import Walk, Workspace, fusible
 
 
 def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, plan: Plan) -> None:
     """out[..., p] = sum_{q,r} u[..., q] v[..., r] weight[p, q, r] + bias[p]."""
     workspace = Workspace(out, out.dtype)
     width = plan.columns // u.shape[-1]
-    matrix = _padded(workspace, weight, width).t()
+    matrices = _matrices(workspace, weight, width, plan.outputs or weight.shape[0])
     start = None if bias is None else workspace.copy("bias", bias)
     pieces = row_pieces(out, plan.rows), workspace.rows("u", u, plan.rows), workspace.rows("v", v, plan.rows)
     for piece, outer, inner in zip(*pieces, strict=True):
         target = workspace.target("out", piece)
         product = _multiply(workspace, outer, inner, len(outer), width)
-        if start is None:
-            torch.mm(product, matrix, out=target)
-        else:
-            torch.addmm(start, product, matrix, out=target)
+        for p, matrix in matrices:
+            if start is None:
+                torch.mm(product, matrix, out=target[:, p])
+            else:
+                torch.addmm(start[p], product, matrix, out=target[:, p])
         workspace.store(piece, target)
 
 
@@ -46,14 +49,29 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
         workspace.store(out[:, o], target)
 
 
+def _matrices(workspace: Workspace, weight: Tensor, width: int, outputs: int) -> Iterable[tuple[slice, Tensor]]:
+    """A weight (p, q, r) as matrices (q width, `outputs` of p), 0 beyond r; may be walked many times.
+
+    Where they are copies each lasts until the next is asked for.
+    """
+    parts = list(spans(weight.shape[0], outputs))
+    if len(parts) == 1:
+        return [(parts[0], _padded(workspace, weight, width))]
+    return Walk(lambda: ((p, _padded(workspace, weight[p], width)) for p in parts))
+
+
 def _padded(workspace: Workspace, weight: Tensor, width: int) -> Tensor:
-    """A weight (p, q, r) as a matrix (p, q width), 0 beyond r."""
+    """A weight (p, q, r) as a matrix (q width, p), 0 beyond r. A copy keeps the axis that is dense, if p or r is."""
     p, q, r = weight.shape
-    if width == r:
-        return workspace.fused("weight", weight)
+    if width == r and fusible(weight, 1):
+        return workspace.fused("weight", weight).t()
+    if weight.stride(0) == 1:
+        padded = workspace.take("weight", q, width, p)
+        padded[:, :r], padded[:, r:] = weight.permute(1, 2, 0), 0
+        return padded.view(-1, p)
     padded = workspace.take("weight", p, q, width)
     padded[:, :, :r], padded[:, :, r:] = weight, 0
-    return padded.view(p, -1)
+    return padded.view(p, -1).t()
 
 
 def _multiply(workspace: Workspace, outer: Tensor, inner: Tensor, rows: int, width: int) -> Tensor:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from .costs import one_axis
 from .pieces import row_pieces
+
+T = TypeVar("T")
 
 # What a sum is accumulated in.
 ACCUMULATE = {
@@ -105,7 +108,7 @@ class Workspace:
         views = [view for b, c in grid if (view := self._fused_view(tensor[:, b, c])) is not None]
         if len(views) == len(grid):
             return views
-        return _Walk(lambda: (self.fused(name, tensor[:, b, c]) for b, c in grid))
+        return Walk(lambda: (self.fused(name, tensor[:, b, c]) for b, c in grid))
 
     def target(self, name: str, piece: Tensor) -> Tensor:
         """A matrix (rows, features) to compute a piece (*batch, features) of a result in; `store` completes it."""
@@ -138,11 +141,11 @@ class Workspace:
         return matrix if blas_ready(matrix) else None
 
 
-class _Walk:
+class Walk(Generic[T]):
     """What a function iterates over, each time anew."""
 
-    def __init__(self, walk: Callable[[], Iterator[Tensor]]) -> None:
+    def __init__(self, walk: Callable[[], Iterator[T]]) -> None:
         self._walk = walk
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[T]:
         return self._walk()
