@@ -87,6 +87,18 @@ def test_products_by_the_unit_and_one_by_one(axes, one_by_one: bool, monkeypatch
     check("contract", [u, v, weight, bias], [out])
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("sizes", [(150, 40, 9, 11), (97, 7, 32, 3), (70, 33, 16, 32)], ids=str)
+@pytest.mark.parametrize("name", ["contract", "grad_inputs"])
+def test_weights_copied_in_parts(name: str, sizes, layout: Callable, calls: list[str], monkeypatch) -> None:
+    monkeypatch.setattr(matrix_unit, "SMALL_COPY", 1)
+    monkeypatch.setattr(matrix_unit, "ENOUGH_OUTPUTS", 4)
+    inputs, results = make(name, torch.bfloat16, layout, **dict(zip("bpqr", sizes, strict=True)))
+    getattr(cpu, name)(*inputs, *results)
+    check(name, inputs, results)
+    assert set(calls) == {"contract"}
+
+
 @pytest.mark.parametrize("feature_dim", [0, 1, 2])
 def test_batch_axes_that_are_not_one(feature_dim: int, calls: list[str]) -> None:
     x, y, g = (torch.randn(12, 13, n).bfloat16().movedim(-1, feature_dim).contiguous() for n in (6, 7, 40))
@@ -168,7 +180,8 @@ def test_no_piece_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
                 last = (batch - 1) % plan.rows + 1
                 assert plan.columns % 32 == 0
                 assert plan.columns >= q * r
-                for rows in (plan.rows, last):
+                assert plan.rows % 2 == plan.outputs % 2 == 0
+                for rows in (min(batch, plan.rows), last):
                     assert rows * plan.columns <= 2**20 or (rows > 32 and rows * plan.columns <= 2**22)
             for plan in matrix_unit.weight_plans(batch, (48, q, r), (q * r, r, 1), (0, 1, 2)):
                 seen += 1

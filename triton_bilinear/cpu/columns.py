@@ -6,15 +6,20 @@ axis of the columns: so a weight stored (M, N, L) is served as it lies, like one
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .workspace import Workspace, blas_ready
+from .pieces import spans
+from .workspace import Workspace, blas_ready, fusible
 
 # Elements of a matrix that is too large to be copied for the sake of fewer calls.
 LARGE = 2**16
+
+# Elements of a copy that is made for each piece of rows.
+LARGEST_COPY = 2**20
 
 # Elements of the sums of a piece of the batch.
 SUMS = 2**20
@@ -24,19 +29,27 @@ CALL = 2**19
 
 
 class Layout(Protocol):
-    """A piece is a slice of the slabs, the outer axis of the columns. y: in the dtype that sums are accumulated in."""
+    """A piece is a slice of the slabs, the outer axis of the columns.
+
+    y: in the dtype of the buffers. It may have more columns than z has, or rows than g, which are 0: sums over them are
+    then so long.
+    """
 
     @staticmethod
     def slabs(weight: Tensor) -> Tensor:
         """A weight (L, M, N) as matrices (M, inner columns), one for each outer column."""
 
     @staticmethod
-    def spread(work: Workspace, g: Tensor, y: Tensor, piece: slice) -> Tensor:
-        """sum_t g[b, l, s, t] y[b, t, n] of these columns, as z (B S, columns)."""
+    def axes(outputs: int, n: int) -> tuple[int, int]:
+        """The sizes of the outer and the inner axis of the columns."""
+
+    @staticmethod
+    def spread(work: Workspace, g: Tensor, y: Tensor, piece: slice, z: Tensor) -> None:
+        """z (B S, columns) = sum_t g[b, l, s, t] y[b, t, n] of these columns."""
 
     @staticmethod
     def dot(work: Workspace, z: Tensor, y: Tensor, piece: slice, bias: Tensor | None, out: Tensor) -> None:
-        """out[b, l, s, t] (+)= sum_n z[b, s, l, n] y[b, t, n] of these columns; a finished sum gets bias[l]."""
+        """out[b, l, s, t] = bias[l] + sum_n z[b, s, l, n] y[b, t, n]; in pieces of n, once the last is there."""
 
 
 class OutputsOuter:
@@ -47,20 +60,24 @@ class OutputsOuter:
         return weight
 
     @staticmethod
-    def spread(work: Workspace, g: Tensor, y: Tensor, piece: slice) -> Tensor:
-        left = work.copy("g", g[:, piece].transpose(1, 2))
+    def axes(outputs: int, n: int) -> tuple[int, int]:
+        return outputs, n
+
+    @staticmethod
+    def spread(work: Workspace, g: Tensor, y: Tensor, piece: slice, z: Tensor) -> None:
+        left = g[:, piece].transpose(1, 2)
         samples, rows, outputs = left.shape[:3]
-        z = work.take("z", samples, rows * outputs, y.shape[2])
-        torch.bmm(left.flatten(1, 2), y, out=z)
-        return z.view(samples * rows, -1)
+        left = work.padded("g", left, samples, rows, outputs, y.shape[1]).flatten(1, 2)
+        torch.bmm(left, y, out=z.view(samples, rows * outputs, -1))
 
     @staticmethod
     def dot(work: Workspace, z: Tensor, y: Tensor, piece: slice, bias: Tensor | None, out: Tensor) -> None:
         samples, outputs, rows, t = out[:, piece].shape
         product = work.take("product", samples, rows * outputs, t)
-        torch.bmm(z.view(samples, rows * outputs, -1), y.mT, out=product)
-        product = product.view(samples, rows, outputs, t).transpose(1, 2)
-        _finish(product, None if bias is None else bias[piece], out[:, piece])
+        if bias is not None:
+            product.view(samples, rows, outputs, t).copy_(bias[piece, None])
+        product.baddbmm_(z.view(samples, rows * outputs, -1), y.mT, beta=0 if bias is None else 1)
+        out[:, piece].copy_(product.view(samples, rows, outputs, t).transpose(1, 2))
 
 
 class FeaturesOuter:
@@ -71,27 +88,29 @@ class FeaturesOuter:
         return weight.permute(2, 1, 0)
 
     @staticmethod
-    def spread(work: Workspace, g: Tensor, y: Tensor, piece: slice) -> Tensor:
+    def axes(outputs: int, n: int) -> tuple[int, int]:
+        return n, outputs
+
+    @staticmethod
+    def spread(work: Workspace, g: Tensor, y: Tensor, piece: slice, z: Tensor) -> None:
         samples, outputs, rows, _ = g.shape
         left = y[:, :, piece].mT
-        z = work.take("z", samples, rows, left.shape[1], outputs)
-        for target, shared, right in zip(z, left, g.permute(0, 2, 3, 1), strict=True):
-            torch.bmm(shared.expand(rows, -1, -1), work.matrices("g", right), out=target)
-        return z.view(samples * rows, -1)
+        targets = z.view(samples, rows, left.shape[1], outputs)
+        for target, shared, right in zip(targets, left, g.permute(0, 2, 3, 1), strict=True):
+            right = work.matrices("g", right, y.shape[1], outputs)
+            torch.bmm(shared.expand(rows, -1, -1), right, out=target)
 
     @staticmethod
     def dot(work: Workspace, z: Tensor, y: Tensor, piece: slice, bias: Tensor | None, out: Tensor) -> None:
         samples, outputs, rows, t = out.shape
         left = y[:, :, piece]
         product = work.take("product", samples, rows, t, outputs)
+        if bias is not None and not piece.start:
+            product.copy_(bias)
         for target, shared, right in zip(product, left, z.view(samples, rows, -1, outputs), strict=True):
-            target.baddbmm_(shared.expand(rows, -1, -1), right, beta=1 if piece.start else 0)
+            target.baddbmm_(shared.expand(rows, -1, -1), right, beta=0 if bias is None and not piece.start else 1)
         if piece.stop == y.shape[2]:
-            _finish(product.permute(0, 3, 1, 2), bias, out)
-
-
-def _finish(product: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    out.copy_(product if bias is None else product.add_(bias[:, None, None]))
+            out.copy_(product.permute(0, 3, 1, 2))
 
 
 def layout_of(weight: Tensor, samples: int, rows: int, t: int) -> Layout:
@@ -100,10 +119,14 @@ def layout_of(weight: Tensor, samples: int, rows: int, t: int) -> Layout:
     samples, rows: of a piece of the batch.
     """
     outputs, _, n = weight.shape
-    outputs_dense = weight.stride(0) == 1 and weight.stride(1) != 1 and weight.stride(2) != 1
-    if outputs_dense and rows * outputs * n * t >= CALL and samples * rows * outputs * t <= SUMS:
+    if outputs_dense(weight) and rows * outputs * n * t >= CALL and samples * rows * outputs * t <= SUMS:
         return FeaturesOuter
     return OutputsOuter
+
+
+def outputs_dense(weight: Tensor) -> bool:
+    """Whether the outputs, and no features, lie side by side in memory."""
+    return weight.stride(0) == 1 and weight.stride(1) != 1 and weight.stride(2) != 1
 
 
 def matrices(work: Workspace, slabs: Tensor) -> list[tuple[slice, Tensor]]:
@@ -111,6 +134,17 @@ def matrices(work: Workspace, slabs: Tensor) -> list[tuple[slice, Tensor]]:
     if _one_by_one(slabs, work):
         return _each(slabs)
     return [(slice(0, slabs[:, 0].numel()), work.fused("weight", slabs.transpose(0, 1)))]
+
+
+def padded_matrices(work: Workspace, slabs: Tensor, m: int, inner: int) -> Iterable[tuple[slice, Tensor]]:
+    """The same of slabs padded by 0 to (outer, m, inner). Copies each last until the next is asked for."""
+    if slabs.shape[1:] == (m, inner) and fusible(slabs.transpose(0, 1), 1):
+        yield slice(0, slabs[:, 0].numel()), work.fused("weight", slabs.transpose(0, 1))
+        return
+    for outer in spans(len(slabs), max(1, LARGEST_COPY // (m * inner))):
+        part = slabs[outer].transpose(0, 1)
+        matrix = work.padded("weight", part, m, part.shape[1], inner).view(m, -1)
+        yield slice(outer.start * inner, outer.stop * inner), matrix
 
 
 def target_matrices(work: Workspace, slabs: Tensor) -> list[tuple[slice, Tensor]]:

@@ -55,7 +55,7 @@ def _is_there() -> bool:
 def contract_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Iterator[Plan]:
     """Those with these axes (p, q, r), for out[b, p] = sum u[b, q] v[b, r] T[p, q, r]."""
     p, q, r = (sizes[axis] for axis in axes)
-    width = padded_width(q, r)
+    width = padded(q, r)
     columns = q * width
     in_place = width == r and one_axis(sizes, strides, *axes[1:])
     # What einsum holds of a step is a few times as large as the products of all rows.
@@ -66,12 +66,12 @@ def contract_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Ite
     for fewest in ROWS if parts == 1 else (LARGEST_PIECE // columns, *ROWS):
         rows = even(-(-batch // -(-batch // max(fewest, PIECE // columns))))
         pieces, last = -(-batch // rows), (batch - 1) % rows + 1
-        if not (_can_be_a_piece(min(rows, batch), columns) and _can_be_a_piece(last, columns)):
+        if not (can_be_a_piece(min(rows, batch), columns) and can_be_a_piece(last, columns)):
             continue
         products = batch * p * columns / _rate(rows, outputs, few=16) + batch * _products(q, width)
         copied = 0 if in_place else p * columns * (pieces if parts > 1 else 1)
         cost = products + pieces * parts * CALL + COPY * copied
-        yield Plan("rounded", axes, rows, columns, cost, outputs if parts > 1 else None)
+        yield Plan("rounded", axes, rows, columns, cost, outputs)
 
 
 def weight_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Iterator[Plan]:
@@ -87,7 +87,7 @@ def weight_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Itera
     yield Plan("rounded", axes, rows, columns, products + pieces * CALL + COPY * copied)
 
 
-def padded_width(outer: int, inner: int) -> int:
+def padded(outer: int, inner: int) -> int:
     """The least width >= inner for which sums over (outer, width) have a length that the unit takes."""
     unit = SUM // gcd(SUM, outer)
     return -(-inner // unit) * unit
@@ -98,7 +98,7 @@ def even(rows: int) -> int:
     return rows + rows % 2
 
 
-def _can_be_a_piece(rows: int, columns: int) -> bool:
+def can_be_a_piece(rows: int, columns: int) -> bool:
     return rows * columns <= (LARGEST_PIECE if rows > FEW_ROWS else FEW_ELEMENTS)
 
 

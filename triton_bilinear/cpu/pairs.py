@@ -14,9 +14,10 @@ from math import prod
 import torch
 from torch import Tensor
 
+from . import pair_plans, rounded_pairs
 from .columns import OutputsOuter, layout_of, matrices, target_matrices
 from .orders import piece_elements
-from .pieces import spans
+from .pieces import pair_pieces, spans
 from .workspace import ACCUMULATE, Workspace
 
 # Rows of a piece; more or fewer make the matrix product slower.
@@ -30,11 +31,14 @@ def pairwise(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
         return
     if _work(y, x) < _work(x, y):
         x, y, weight, out = y, x, weight.mT, out.mT
+    if plan := pair_plans.plan_pairwise(x, y, weight):
+        rounded_pairs.pairwise(x, y, weight, bias, out, plan)
+        return
     work = Workspace(out)
     pieces = Pieces(x.shape[:2], y, weight)
     slabs = pieces.layout.slabs(weight)
     for samples, rows in pieces.rows:
-        left, right = work.matrix("x", x[samples, rows]), work.matrices("y", y[samples])
+        left, right = work.matrix("x", x[samples, rows]), work.matrices("y", y[samples], *y.shape[1:])
         for piece in pieces.columns:
             z = _multiply(work, left, slabs[piece])
             pieces.layout.dot(work, z, right, piece, bias, out[samples, :, rows])
@@ -45,6 +49,9 @@ def pairwise_grad_x(g: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> None:
     if not g.numel() or not weight.numel():
         out.zero_()
         return
+    if plan := pair_plans.plan_grad_x(g, y, weight):
+        rounded_pairs.pairwise_grad_x(g, y, weight, out, plan)
+        return
     if _work(y, out) < _work(out, y):
         _grad_x_from_y(g, y, weight, out)
         return
@@ -53,9 +60,10 @@ def pairwise_grad_x(g: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> None:
     slabs = pieces.layout.slabs(weight)
     for samples, rows in pieces.rows:
         part = out[samples, rows]
-        target, right = work.target("out", part), work.matrices("y", y[samples])
+        target, right = work.target("out", part), work.matrices("y", y[samples], *y.shape[1:])
         for piece in pieces.columns:
-            z = pieces.layout.spread(work, g[samples, :, rows], right, piece)
+            z = work.take("z", len(target), slabs[piece, 0].numel())
+            pieces.layout.spread(work, g[samples, :, rows], right, piece, z)
             for columns, matrix in matrices(work, slabs[piece]):
                 started = piece.start > 0 or columns.start > 0
                 target.addmm_(z[:, columns], matrix.t(), beta=1 if started else 0)
@@ -74,7 +82,9 @@ def _grad_x_from_y(g: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> None:
             v = _multiply(work, left, slabs[piece]).view(*y[samples, rows].shape[:2], -1, weight.shape[1])
             for i, output in enumerate(range(piece.start, piece.stop)):
                 started = rows.start > 0 or output > 0
-                total.baddbmm_(work.matrices("g", g[samples, output, :, rows]), v[:, :, i], beta=1 if started else 0)
+                shared = g[samples, output, :, rows]
+                shared = work.matrices("g", shared, *shared.shape[1:])
+                total.baddbmm_(shared, v[:, :, i], beta=1 if started else 0)
         if rows.stop == y.shape[1]:
             out[samples].copy_(total)
 
@@ -86,14 +96,18 @@ def pairwise_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
         return
     if _work(y, x) < _work(x, y):
         g, x, y, out = g.mT, y, x, out.mT
+    if plan := pair_plans.plan_grad_weight(g, x, y, out):
+        rounded_pairs.pairwise_grad_weight(g, x, y, out, plan)
+        return
     work = Workspace(out)
     pieces = Pieces(x.shape[:2], y, out)
     slabs = pieces.layout.slabs(out)
     for piece in pieces.columns:
         targets = target_matrices(work, slabs[piece])
         for count, (samples, rows) in enumerate(pieces.rows):
-            z = pieces.layout.spread(work, g[samples, :, rows], work.matrices("y", y[samples]), piece)
-            left = work.matrix("x", x[samples, rows])
+            left, right = work.matrix("x", x[samples, rows]), work.matrices("y", y[samples], *y.shape[1:])
+            z = work.take("z", len(left), slabs[piece, 0].numel())
+            pieces.layout.spread(work, g[samples, :, rows], right, piece, z)
             for columns, target in targets:
                 target.addmm_(left.t(), z[:, columns], beta=1 if count else 0)
         if len(targets) == 1:
@@ -125,12 +139,9 @@ class Pieces:
         (batch, rows), (t, n) = shape, other.shape[1:]
         budget = piece_elements(other.device)
         most = max(1, min(ROWS, budget // max(t, *weight.shape)))
-        together = max(1, most // rows)
-        if summed or other.dtype != ACCUMULATE[other.dtype]:
-            together = max(1, min(together, budget // (t * n)))
-        samples, row_spans = list(spans(batch, together)), list(spans(rows, most))
-        self.rows = [(sample, row) for sample in samples for row in row_spans]
-        largest = samples[0].stop, row_spans[0].stop
+        in_place = not summed and other.dtype == ACCUMULATE[other.dtype]
+        self.rows = list(pair_pieces(batch, rows, most, batch if in_place else budget // (t * n)))
+        largest = self.rows[0][0].stop, self.rows[0][1].stop
         self.layout = OutputsOuter if summed else layout_of(weight, *largest, t)
         slabs = self.layout.slabs(weight)
         self.columns = list(spans(len(slabs), max(1, budget // (prod(largest) * max(t, slabs.shape[2])))))

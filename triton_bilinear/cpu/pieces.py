@@ -25,6 +25,13 @@ def tiles(outer: int, inner: int, columns: int) -> Iterator[tuple[slice, slice]]
             yield a, b
 
 
+def pair_pieces(batch: int, rows: int, most: int, together: int) -> Iterator[tuple[slice, slice]]:
+    """Samples and rows of each, in order: pieces of at most `most` rows (or of a single one) and `together` samples."""
+    for samples in spans(batch, max(1, min(together, most // rows))):
+        for part in spans(rows, most):
+            yield samples, part
+
+
 def row_pieces(tensor: Tensor, rows: int) -> Sequence[Tensor]:
     """The pieces of a tensor (*batch, features), in order, each of at most `rows` rows (or of a single one)."""
     if tensor.dim() == 2:

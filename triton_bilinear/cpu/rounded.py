@@ -17,7 +17,7 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
     """out[..., p] = sum_{q,r} u[..., q] v[..., r] weight[p, q, r] + bias[p]."""
     workspace = Workspace(out, out.dtype)
     width = plan.columns // u.shape[-1]
-    matrices = _matrices(workspace, weight, width, plan.outputs or weight.shape[0])
+    matrices = sides(workspace, weight, u.shape[-1], width, plan.outputs or len(weight))
     start = None if bias is None else workspace.copy("bias", bias)
     pieces = row_pieces(out, plan.rows), workspace.rows("u", u, plan.rows), workspace.rows("v", v, plan.rows)
     for piece, outer, inner in zip(*pieces, strict=True):
@@ -37,10 +37,7 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
     The columns of a piece are whole rows of `inner`.
     """
     workspace = Workspace(alone, alone.dtype)
-    batch = alone.numel() // alone.shape[-1]
-    left = workspace.take("alone", alone.shape[-1], plan.rows)
-    left[:, :batch].unflatten(1, alone.shape[:-1]).copy_(alone.movedim(-1, 0))
-    left[:, batch:] = 0
+    left = transposed(workspace, "alone", alone, plan.rows)
     right, width = workspace.matrix("inner", inner), inner.shape[-1]
     for o in spans(outer.shape[-1], plan.columns // width):
         target = workspace.fused_target("out", out[:, o])
@@ -49,29 +46,34 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
         workspace.store(out[:, o], target)
 
 
-def _matrices(workspace: Workspace, weight: Tensor, width: int, outputs: int) -> Iterable[tuple[slice, Tensor]]:
-    """A weight (p, q, r) as matrices (q width, `outputs` of p), 0 beyond r; may be walked many times.
+def sides(workspace: Workspace, weight: Tensor, outer: int, inner: int, outputs: int) -> Iterable[tuple[slice, Tensor]]:
+    """A weight (p, q, r) as matrices (outer inner, `outputs` of p), 0 beyond q and r; may be walked many times.
 
     Where they are copies each lasts until the next is asked for.
     """
     parts = list(spans(weight.shape[0], outputs))
     if len(parts) == 1:
-        return [(parts[0], _padded(workspace, weight, width))]
-    return Walk(lambda: ((p, _padded(workspace, weight[p], width)) for p in parts))
+        return [(parts[0], _side(workspace, weight, outer, inner))]
+    return Walk(lambda: ((p, _side(workspace, weight[p], outer, inner)) for p in parts))
 
 
-def _padded(workspace: Workspace, weight: Tensor, width: int) -> Tensor:
-    """A weight (p, q, r) as a matrix (q width, p), 0 beyond r. A copy keeps the axis that is dense, if p or r is."""
-    p, q, r = weight.shape
-    if width == r and fusible(weight, 1):
+def _side(workspace: Workspace, weight: Tensor, outer: int, inner: int) -> Tensor:
+    """A weight (p, q, r) as a matrix (outer inner, p). A copy keeps the axis that is dense, if p or r is."""
+    if weight.shape[1:] == (outer, inner) and fusible(weight, 1):
         return workspace.fused("weight", weight).t()
+    p = weight.shape[0]
     if weight.stride(0) == 1:
-        padded = workspace.take("weight", q, width, p)
-        padded[:, :r], padded[:, r:] = weight.permute(1, 2, 0), 0
-        return padded.view(-1, p)
-    padded = workspace.take("weight", p, q, width)
-    padded[:, :, :r], padded[:, :, r:] = weight, 0
-    return padded.view(p, -1).t()
+        return workspace.padded("weight", weight.permute(1, 2, 0), outer, inner, p).view(-1, p)
+    return workspace.padded("weight", weight, p, outer, inner).view(p, -1).t()
+
+
+def transposed(workspace: Workspace, name: str, tensor: Tensor, length: int) -> Tensor:
+    """A copy of a tensor (*batch, features) as a matrix (features, length), 0 beyond the batch."""
+    matrix = workspace.take(name, tensor.shape[-1], length)
+    batch = tensor.numel() // tensor.shape[-1]
+    matrix[:, :batch].unflatten(1, tensor.shape[:-1]).copy_(tensor.movedim(-1, 0))
+    matrix[:, batch:] = 0
+    return matrix
 
 
 def _multiply(workspace: Workspace, outer: Tensor, inner: Tensor, rows: int, width: int) -> Tensor:

@@ -89,9 +89,21 @@ class Workspace:
         view = self._matrix_view(piece)
         return view if view is not None else self.copy(name, piece).view(-1, piece.shape[-1])
 
-    def matrices(self, name: str, tensor: Tensor) -> Tensor:
-        """Matrices (n, rows, columns) in the dtype of the buffers, as they lie where that is theirs."""
-        return tensor if tensor.dtype == self.dtype else self.copy(name, tensor)
+    def padded(self, name: str, tensor: Tensor, *sizes: int) -> Tensor:
+        """A contiguous copy of `tensor` of these sizes in the buffer `name`, 0 beyond its own."""
+        buffer = own = self.take(name, *sizes)
+        for axis, (size, own_size) in enumerate(zip(sizes, tensor.shape, strict=True)):
+            if size > own_size:
+                own.narrow(axis, own_size, size - own_size).zero_()
+                own = own.narrow(axis, 0, own_size)
+        own.copy_(tensor)
+        return buffer
+
+    def matrices(self, name: str, tensor: Tensor, rows: int, columns: int) -> Tensor:
+        """Matrices in the dtype of the buffers and of these sizes, 0 beyond their own; as they lie if they can."""
+        if tensor.shape[1:] == (rows, columns) and tensor.dtype == self.dtype:
+            return tensor
+        return self.padded(name, tensor, len(tensor), rows, columns)
 
     def fused(self, name: str, tensor: Tensor) -> Tensor:
         """A 3-d tensor (a, b, c) as a matrix (a, b c): a view where a product can read it, else a copy."""

@@ -1,0 +1,182 @@
+"""All pairs on the CPU path in bfloat16 where torch has a matrix unit for it, here whether this CPU has one or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from test_cpu import LAYOUTS, LiveElements, dense, rotated, sliced, transposed
+from test_cpu_pairwise import PRIMITIVES, SIZES, check
+from torch import Tensor
+
+from triton_bilinear import cpu
+from triton_bilinear.cpu import columns, pair_plans, rounded_pairs
+from triton_bilinear.cpu.pieces import pair_pieces
+
+# Elements of a piece, of copies, and the outputs that are made at a time.
+CUTS = {"whole": (2**21, 2**20, 64), "pieces": (2**13, 40, 4)}
+
+
+@pytest.fixture(autouse=True)
+def unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """There is one, and it always pays."""
+    monkeypatch.setattr(pair_plans, "serves", lambda tensor: tensor.dtype == torch.bfloat16)
+    monkeypatch.setattr(pair_plans, "SPEED", 1e9)
+    monkeypatch.setattr(pair_plans, "SAVED", 0)
+    monkeypatch.setattr(pair_plans, "FEW_ROWS", 0)
+
+
+@pytest.fixture(params=CUTS)
+def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    piece, copied, outputs = CUTS[request.param]
+    monkeypatch.setattr(pair_plans, "PIECE", piece)
+    monkeypatch.setattr(pair_plans, "MOST_ROWS", 512 if request.param == "whole" else 5)
+    monkeypatch.setattr(pair_plans, "ROWS", (1,))
+    monkeypatch.setattr(pair_plans, "SMALL_COPY", copied)
+    monkeypatch.setattr(pair_plans, "ENOUGH_OUTPUTS", outputs)
+    monkeypatch.setattr(columns, "LARGEST_COPY", copied)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The functions of `rounded_pairs` that were called."""
+    called: list[str] = []
+
+    def counted(name: str, function: Callable) -> Callable:
+        return lambda *args: (called.append(name), function(*args))[1]
+
+    for name in PRIMITIVES:
+        monkeypatch.setattr(rounded_pairs, name, counted(name, getattr(rounded_pairs, name)))
+    return called
+
+
+def outputs_dense(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A weight stored (M, N, L); other tensors are dense."""
+    if len(shape) != 3:
+        return dense(shape, dtype)
+    return dense((*shape[1:], shape[0]), dtype).movedim(-1, 0)
+
+
+# Lengths that must be padded, and those that need not be.
+WIDE = [(2, 40, 3, 5, 33, 64), (1, 6, 34, 2, 64, 32), (3, 5, 32, 64, 32, 7)]
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, outputs_dense], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_sizes_and_strides(name: str, layout: Callable, cut: None, calls: list[str]) -> None:
+    for sizes in [*SIZES, *WIDE]:
+        calls.clear()
+        check(name, sizes, torch.bfloat16, layout, dense)
+        assert set(calls) == {name}
+
+
+@pytest.mark.parametrize("result", [transposed, rotated, sliced, outputs_dense], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_strided_results(name: str, result: Callable, cut: None, calls: list[str]) -> None:
+    for sizes in [*SIZES, *WIDE]:
+        check(name, sizes, torch.bfloat16, dense, result)
+    assert calls
+
+
+def make(name: str, *sizes: int, layout: Callable = dense) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Inputs without a bias, the exact result, and one to be written."""
+    size = dict(zip("bstlmn", sizes, strict=True))
+    given, made, formula = PRIMITIVES[name]
+    inputs = [layout(tuple(size[axis] for axis in axes), torch.bfloat16) for axes in given[:3]]
+    out = torch.full([size[axis] for axis in made], torch.nan, dtype=torch.bfloat16)
+    return inputs, torch.einsum(formula, *(t.double() for t in inputs)), out
+
+
+def arguments(name: str, inputs: list[Tensor], out: Tensor) -> list[Tensor | None]:
+    return [*inputs, None, out] if name == "pairwise" else [*inputs, out]
+
+
+def error(found: Tensor, exact: Tensor) -> float:
+    return ((found.double() - exact).norm() / exact.norm()).item()
+
+
+@pytest.mark.parametrize("outputs", [1, 16, 512])
+@pytest.mark.parametrize("layout", [dense, outputs_dense], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_as_exact_as_two_products(name: str, layout: Callable, outputs: int, calls: list[str]) -> None:
+    """One rounding of z and one at the store, however many outputs there are; and the same bits again."""
+    inputs, exact, out = make(name, 2, 40, 24, outputs, 33, 48, layout=layout)
+    getattr(cpu, name)(*arguments(name, inputs, out))
+    assert calls == [name]
+    assert error(out, exact) < 1.05 * 2**0.5 * error(exact.bfloat16(), exact)
+    again = torch.empty_like(out)
+    getattr(cpu, name)(*arguments(name, inputs, again))
+    assert torch.equal(out, again)
+
+
+@pytest.mark.parametrize("layout", [dense, outputs_dense], ids=lambda layout: layout.__name__)
+def test_what_is_not_a_number_stays_in_its_row(layout: Callable, calls: list[str]) -> None:
+    (x, y, weight), _, out = make("pairwise", 2, 40, 35, 6, 33, 45, layout=layout)
+    x[0, 3, 5], y[1, 7, -1] = torch.nan, torch.inf
+    cpu.pairwise(x, y, weight, None, out)
+    assert out[0, :, 3].isnan().all()
+    assert not out[1, :, :, 7].isfinite().any()
+    out[0, :, 3], out[1, :, :, 7] = 0, 0
+    assert out.isfinite().all()
+
+    (g, y, weight), _, out = make("pairwise_grad_x", 2, 40, 35, 6, 33, 45, layout=layout)
+    g[1, 2, 9, -1] = torch.nan
+    cpu.pairwise_grad_x(g, y, weight, out)
+    assert out[1, 9].isnan().all()
+    out[1, 9] = 0
+    assert out.isfinite().all()
+
+    (g, x, y), _, out = make("pairwise_grad_weight", 2, 40, 35, 6, 33, 45)
+    x[0, -1, 4] = torch.nan
+    cpu.pairwise_grad_weight(g, x, y, out)
+    assert out[:, 4].isnan().all()
+    assert out[:, [m for m in range(33) if m != 4]].isfinite().all()
+    assert calls == list(PRIMITIVES)
+
+
+CASES = ((8, 40, 40, 50, 101, 101), (2, 33, 700, 160, 401, 401), (1, 65, 9, 600, 64, 64), (300, 3, 4, 8, 800, 64))
+
+
+def test_no_piece_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums have a length that the unit takes, and products of few rows are not large (see `matrix_unit`)."""
+    monkeypatch.undo()
+    monkeypatch.setattr(pair_plans, "serves", lambda tensor: True)
+    seen = 0
+    for sizes in (
+        (8, 40, 40, 50, 101, 101),
+        (2, 33, 700, 160, 401, 401),
+        (1, 65, 9, 600, 64, 64),
+        (300, 3, 4, 8, 800, 64),
+    ):
+        b, s, t, outputs, m, n = sizes
+        x, y, weight, g = (torch.empty(shape) for shape in ((b, s, m), (b, t, n), (outputs, m, n), (b, outputs, s, t)))
+        if plan := pair_plans.plan_pairwise(x, y, weight):
+            seen += 1
+            assert plan.m % 32 == plan.n % 32 == 0
+            assert max(plan.m, plan.n) <= 2**15
+        if plan := pair_plans.plan_grad_x(g, y, weight):
+            seen += 1
+            length = plan.outer * plan.inner
+            assert plan.t % 32 == length % 32 == 0
+            for samples, rows in pair_pieces(b, s, plan.rows, plan.together):
+                count = (samples.stop - samples.start) * (rows.stop - rows.start)
+                assert count * length <= (2**22 if count > 32 else 2**20)
+        if plan := pair_plans.plan_grad_weight(g, x, y, weight):
+            seen += 1
+            assert plan.t % 32 == plan.rows % 32 == 0
+            assert m > 32
+            assert plan.rows >= b * s
+    assert seen >= 8
+
+
+@pytest.mark.parametrize("layout", [dense, outputs_dense], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_what_it_holds(name: str, layout: Callable, calls: list[str]) -> None:
+    """Beside results: pieces, a few of them, and never z of all rows and columns."""
+    inputs, _, out = make(name, 8, 200, 32, 100, 64, 128, layout=layout)
+    with LiveElements() as live:
+        getattr(cpu, name)(*arguments(name, inputs, out))
+    assert calls == [name]
+    assert live.peak <= 3 * 2**22 + 2**20
+    assert 1600 * 100 * 128 > 3 * 2**22 + 2**20
