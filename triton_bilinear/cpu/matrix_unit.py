@@ -13,13 +13,14 @@ from math import gcd
 import torch
 from torch import Tensor
 
-from .costs import CALL, COPY, Plan, Sizes, one_axis
+from .costs import COPY, Plan, Sizes, one_axis
 
 # Multiply-adds of the float32 product that take as long as ... (all measured on a Xeon with AMX)
 ONE_BY_ONE = 20.0  # one element of the products of two rows, multiplied one by one
 LEFT_OVER = 150.0  # one of those at the end of a row that do not fill a vector
 BY_UNIT = 12.0  # the same by the unit, a product of matrices for each row
 ROW = 20e3  # what is fixed for each such row
+CALL = 2.5e6  # what is fixed for each product of the unit
 # Elements of the vectors in which torch multiplies them.
 VECTOR = 32
 # Multiply-adds of bfloat16 that take as long as one of float32.
@@ -83,8 +84,9 @@ def weight_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Itera
         return
     pieces = -(-outer * inner // columns)
     copied = 0 if one_axis(sizes, strides, *axes[1:]) else alone * outer * inner
-    products = batch * alone * outer * inner / _rate(alone, columns, few=128) + batch * _products(outer, inner)
-    yield Plan("rounded", axes, rows, columns, products + pieces * CALL + COPY * copied)
+    products = batch * pieces * _products(-(-outer // pieces), inner)
+    cost = batch * alone * outer * inner / _rate(alone, columns, few=32) + products + pieces * CALL + COPY * copied
+    yield Plan("rounded", axes, rows, columns, cost)
 
 
 def padded(outer: int, inner: int) -> int:
