@@ -1,4 +1,7 @@
-"""Ranks for the distributed tests: real processes with a gloo process group, kept from test to test."""
+"""Ranks for the distributed tests: real processes with a gloo process group, kept from test to test.
+
+They compute on CPU tensors: on the Triton path that takes the interpreter.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from typing import Any
 
 import torch
 
+from triton_bilinear import use_backend
+
 TIMEOUT = 120  # seconds, for one call
 
 # The ranks are forked from a server that has imported this already. It runs nothing else, so no thread is lost.
@@ -21,15 +26,15 @@ _CONTEXT.set_forkserver_preload(["torch.distributed.fsdp", "torch.distributed.te
 
 
 class Ranks:
-    """`size` processes, each of which runs the functions that it is sent."""
+    """`size` processes, each of which runs the functions that it is sent, on the path `backend`."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, backend: str) -> None:
         self._folder = tempfile.TemporaryDirectory()
         store = str(Path(self._folder.name, "store"))
         self._pipes, self._processes = [], []
         for rank in range(size):
             pipe, theirs = _CONTEXT.Pipe()
-            process = _CONTEXT.Process(target=_serve, args=(rank, size, store, theirs), daemon=True)
+            process = _CONTEXT.Process(target=_serve, args=(rank, size, backend, store, theirs), daemon=True)
             process.start()
             theirs.close()
             self._pipes.append(pipe)
@@ -68,7 +73,7 @@ class Ranks:
         self._folder.cleanup()
 
 
-def _serve(rank: int, size: int, store: str, pipe: Connection) -> None:
+def _serve(rank: int, size: int, backend: str, store: str, pipe: Connection) -> None:
     torch.set_num_threads(1)
     # As in conftest.py: torch.empty gives NaN.
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -79,7 +84,8 @@ def _serve(rank: int, size: int, store: str, pipe: Connection) -> None:
         function, args = pipe.recv()
         torch.manual_seed(0)
         try:
-            answer = (None, function(*args))
+            with use_backend(backend):
+                answer = (None, function(*args))
         except Exception:
             answer = (traceback.format_exc(), None)
         pipe.send(answer)
