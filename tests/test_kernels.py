@@ -24,6 +24,7 @@ from triton_bilinear.gpu.device import device_of
 from triton_bilinear.gpu.grad_inputs import grad_inputs_launches
 from triton_bilinear.gpu.grad_weight import grad_weight_launches
 from triton_bilinear.gpu.launch import Launch, run
+from triton_bilinear.gpu.rows import batch_rows
 from triton_bilinear.planning import Plan
 from triton_bilinear.planning.config import config
 from triton_bilinear.tuning.devices import find_device
@@ -298,6 +299,27 @@ def test_batches(batch, order):
     assert_as_good_as_einsum(flat(dy), "bl,bm,lmn->bn", [flat(g), flat(x), weight])
     gpu.grad_weight(g, x, y, dweight)
     assert_as_good_as_einsum(dweight, "bl,bm,bn->lmn", [flat(g), flat(x), flat(y)])
+
+
+def test_pairs_by_expansion():
+    """x and y each expanded along the other's axis take three strides to walk: right, and y alone is copied."""
+    L, M, N = 5, 6, 7
+    x = torch.randn(2, 3, 1, M, device=DEVICE).expand(2, 3, 4, M)
+    y = torch.randn(2, 1, 4, N, device=DEVICE).expand(2, 3, 4, N)
+    g, weight = torch.randn(2, 3, 4, L, device=DEVICE), torch.randn(L, M, N, device=DEVICE)
+    z, dx, dy = (nan(2, 3, 4, features, dtype=x.dtype) for features in (L, M, N))
+    dweight = nan(L, M, N, dtype=x.dtype)
+    gpu.contract(x, y, weight, None, z)
+    assert_as_good_as_einsum(flat(z), "bm,bn,lmn->bl", [flat(x), flat(y), weight])
+    gpu.grad_inputs(g, x, y, weight, dx, dy)
+    assert_as_good_as_einsum(flat(dx), "bl,bn,lmn->bm", [flat(g), flat(y), weight])
+    assert_as_good_as_einsum(flat(dy), "bl,bm,lmn->bn", [flat(g), flat(x), weight])
+    gpu.grad_weight(g, x, y, dweight)
+    assert_as_good_as_einsum(dweight, "bl,bm,bn->lmn", [flat(g), flat(x), flat(y)])
+    for inputs, outputs in (([x, y], [z]), ([g, x, y], [dx, dy]), ([g, x, y], [])):
+        rows, served = batch_rows(inputs, outputs)
+        assert rows.count == 24
+        assert [tensor is not given for tensor, given in zip(served, inputs, strict=True)] == [t is y for t in inputs]
 
 
 @pytest.mark.parametrize(("batch", "order"), BATCHES.values(), ids=BATCHES)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
+import torch
 from torch import Tensor
 
 # No tile of any plan has more rows of the batch.
@@ -53,15 +55,14 @@ def merge_axes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> list[t
 def batch_rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor] = ()) -> tuple[Rows, list[Tensor]]:
     """The rows of tensors (*batch, features), and the inputs to address with them.
 
-    The inputs come back as they are, but where their batch axes need three levels or more (a batch of three axes none
-    of which can be merged): then as copies in the order of the first output's axes, which need two at most.
+    The inputs come back as they are, but where all batch axes need three levels or more (three of them, say, none of
+    which merge because x is expanded along one and y along another): then those that come cheapest are copies.
     """
     tensors = [*inputs, *outputs]
     sizes = tensors[0].shape[:-1]
     merged = merge_axes(sizes, [tensor.stride()[:-1] for tensor in tensors])
     if len(merged) > 2:
-        copies = [_in_order_of(tensor, outputs[0] if outputs else None) for tensor in inputs]
-        return batch_rows(copies, outputs)
+        return batch_rows(_with_copies(inputs, outputs), outputs)
     count = 1
     for size, _ in merged:
         count *= size
@@ -69,6 +70,22 @@ def batch_rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor] = ()) -> tupl
     outer = merged[0][1] if len(merged) == 2 else zeros
     inner, inner_strides = merged[-1] if merged else (1, zeros)
     return Rows(count, inner, tuple(zip(outer, inner_strides, strict=True))), list(inputs)
+
+
+def _with_copies(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
+    """The inputs, of which as few elements as can be are copies, in the order of the first output's axes.
+
+    Two levels walk them and the outputs then: with all of them copied they do.
+    """
+    like = outputs[0] if outputs else None
+    trials = [torch.empty_strided(t.shape, t.stride(), device="meta") for t in inputs]
+    dense = [_in_order_of(trial, like) for trial in trials]
+    choices = [choice for count in range(1, len(inputs) + 1) for choice in combinations(range(len(inputs)), count)]
+    for copied in sorted(choices, key=lambda choice: sum(inputs[i].numel() for i in choice)):
+        tensors = [dense[i] if i in copied else trial for i, trial in enumerate(trials)]
+        if len(merge_axes(inputs[0].shape[:-1], [t.stride()[:-1] for t in (*tensors, *outputs)])) <= 2:
+            break
+    return [_in_order_of(tensor, like) if i in copied else tensor for i, tensor in enumerate(inputs)]
 
 
 def _in_order_of(tensor: Tensor, other: Tensor | None) -> Tensor:
