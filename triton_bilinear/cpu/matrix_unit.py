@@ -60,7 +60,7 @@ def contract_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Ite
     columns = q * width
     in_place = width == r and one_axis(sizes, strides, *axes[1:])
     # What einsum holds of a step is a few times as large as the products of all rows.
-    room = max(SMALL_COPY, ENOUGH_OUTPUTS * columns, min(LARGEST_PIECE, batch * columns // 8))
+    room = max(SMALL_COPY, min(LARGEST_PIECE, max(ENOUGH_OUTPUTS, batch // 8) * columns))
     parts = 1 if in_place else -(-p * columns // room)
     outputs = even(-(-p // parts))
     # The more rows of a piece the fewer copies.

@@ -87,7 +87,8 @@ def plan_grad_x(g: Tensor, y: Tensor, weight: Tensor) -> PairPlan | None:
     if rows < min(ROWS[-1], batch * s) or not can_be_a_piece(fewest, outputs * n):
         return None
     in_place = n == plain_n and fusible(layout.slabs(weight).transpose(0, 1), 1)
-    at_once = m if in_place else max(ENOUGH_OUTPUTS, SMALL_COPY // (outputs * n))
+    room = max(SMALL_COPY, min(LARGEST_PIECE, ENOUGH_OUTPUTS * outputs * n))
+    at_once = m if in_place else max(1, room // (outputs * n))
     return PairPlan(layout, outer, inner, rows, together, outer, m, t, n, at_once)
 
 

@@ -136,7 +136,9 @@ def _loop_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool) -> i
             sums = max(4096, rows * size["M"] * 2 * max(4, item), _sums_of_tcgen05(config, unit))
             return rows * depth * item + max(right * streamed + sums, rows * size["N"] * max(4, item))
         case "grad_inputs":
-            return max((right + rows * depth * item) * streamed, _sums_of_tcgen05(config, unit))
+            # Where rows are too few for the warps, several share a row, and add up dy in shared memory.
+            sums = 8 * config.num_warps * size["N"] * max(4, item) if rows < 16 * config.num_warps else 0
+            return max((right + rows * depth * item) * streamed, sums, _sums_of_tcgen05(config, unit))
         case "chain":
             inner = size["E"] * (size["A"] + size["C"]) * item
             return inner * streamed + size["C"] * size["D"] * item + size["A"] * size["C"] * item
