@@ -288,12 +288,12 @@ def test_results_alias_nothing(sizes):
 def test_orders_fit_the_sizes():
     """One form is projected; many outputs meet Khatri-Rao products; few outputs are not worth a joint tile."""
     budget = orders.CPU_PIECE
-    assert orders.plan_contract(2048, Weight((1, 512, 512), (512 * 512, 512, 1)), budget).order == "project"
+    assert orders.plan_contract((2048,), Weight((1, 512, 512), (512 * 512, 512, 1)), budget).order == "project"
     many, apart = Weight((256, 39, 39), (39 * 39, 39, 1)), Weight((39, 256, 39), (39, 39 * 39, 1))
-    assert orders.plan_contract(4096, many, budget).order == "khatri_rao"
-    assert orders.plan_joint(4096, many, budget).cost < 2 * orders.plan_contract(4096, apart, budget).cost
+    assert orders.plan_contract((4096,), many, budget).order == "khatri_rao"
+    assert orders.plan_joint(4096, many, budget).cost < 2 * orders.plan_contract((4096,), apart, budget).cost
     few, apart = Weight((4, 100, 100), (10000, 100, 1)), Weight((100, 4, 100), (100, 10000, 1))
-    assert orders.plan_joint(512, few, budget).cost > 2 * orders.plan_contract(512, apart, budget).cost
+    assert orders.plan_joint(512, few, budget).cost > 2 * orders.plan_contract((512,), apart, budget).cost
 
 
 @pytest.mark.parametrize(("size", "step"), [(7, 3), (7, 7), (7, 100), (1, 1), (0, 3)])

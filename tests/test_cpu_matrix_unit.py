@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from math import prod
 
 import oracle
 import pytest
@@ -15,7 +18,8 @@ from torch import Tensor
 import triton_bilinear as tb
 from triton_bilinear import cpu
 from triton_bilinear.cpu import matrix_unit, orders, rounded, whole
-from triton_bilinear.cpu.costs import Plan
+from triton_bilinear.cpu.costs import Plan, Weight
+from triton_bilinear.cpu.pieces import row_pieces
 
 PLANNERS = (orders.plan_contract, orders.plan_joint, orders.plan_weight)
 WIDE = ((0, 1, 2), (0, 2, 1), (1, 2, 0), (2, 1, 0))
@@ -173,15 +177,16 @@ def test_no_piece_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """None is too large, nor large with few rows; every sum has a length that the unit takes."""
     monkeypatch.undo()
     seen = 0
-    for batch in (1, 24, 31, 32, 65, 100, 1000, 5000, 6401, 2**17):
+    for axes in ((1,), (24,), (31,), (32,), (65,), (100,), (1000,), (5000,), (6401,), (2**17,), (5, 16), (7, 33, 9)):
+        batch = prod(axes)
         for q, r in ((256, 256), (192, 256), (512, 512), (39, 39), (1, 512), (8, 128), (300, 170), (3, 5)):
-            for plan in matrix_unit.contract_plans(batch, (48, q, r), (q * r, r, 1), (0, 1, 2)):
+            for plan in matrix_unit.contract_plans(axes, (48, q, r), (q * r, r, 1), (0, 1, 2)):
                 seen += 1
-                last = (batch - 1) % plan.rows + 1
+                pieces = row_pieces(torch.empty(1).expand(*axes, 1), plan.rows)
                 assert plan.columns % 32 == 0
                 assert plan.columns >= q * r
                 assert plan.rows % 2 == plan.outputs % 2 == 0
-                for rows in (min(batch, plan.rows), last):
+                for rows in {piece.numel() for piece in pieces}:
                     assert rows * plan.columns <= 2**20 or (rows > 32 and rows * plan.columns <= 2**22)
             for plan in matrix_unit.weight_plans(batch, (48, q, r), (q * r, r, 1), (0, 1, 2)):
                 seen += 1
@@ -189,6 +194,48 @@ def test_no_piece_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert batch <= plan.rows < batch + 32
                 assert plan.rows * plan.columns <= 2**21
     assert seen > 100
+
+
+# Each ended the process with a division by zero once: a product of 32 rows of 49152, as torch sees it.
+DIVISIONS = {
+    "results whose features lie first": """
+x, y, weight = (torch.randn(size).bfloat16() for size in ((192, 64), (256, 64), (32, 192, 256)))
+triton_bilinear.bilinear(x, y, weight, feature_dim=0)
+""",
+    "two batch axes": """
+x, y, weight = (torch.randn(size).bfloat16() for size in ((5, 192, 16), (5, 256, 16), (48, 192, 256)))
+triton_bilinear.bilinear(x, y, weight, feature_dim=1)
+""",
+    "pieces of one and two samples": """
+x, y, weight = (torch.randn(size).bfloat16() for size in ((3, 16, 64), (3, 256, 4096), (12, 64, 4096)))
+triton_bilinear.pairwise_bilinear(x.requires_grad_(), y, weight).sum().backward()
+""",
+}
+
+
+@pytest.mark.parametrize("code", DIVISIONS.values(), ids=DIVISIONS)
+def test_no_call_ends_the_process(code: str) -> None:
+    """On a CPU that has the unit; here in another process."""
+    subprocess.run([sys.executable, "-c", "import torch, triton_bilinear\n" + code], check=True)
+
+
+def test_a_weight_too_large_for_a_piece_has_no_plan() -> None:
+    sizes, strides = (2, 2050, 2049), (2, 4, 2050 * 2049 * 4)
+    assert not list(matrix_unit.contract_plans((100,), sizes, strides, (0, 1, 2)))
+    assert orders.plan_contract((100,), Weight(sizes, strides, False, True), 2**19).order != "rounded"
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_what_is_infinite_stays_so(one_by_one: bool, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padding takes no part: infinity times its 0 is no number."""
+    monkeypatch.setattr(matrix_unit, "multiplies_rows", lambda outer, inner: not one_by_one)
+    (x, y, weight, _), (out,) = make("contract", torch.bfloat16, b=70, p=40, q=9, r=11)
+    for tensor in (x, y, weight):
+        tensor.abs_().add_(0.1)
+    x[3, 5] = torch.inf
+    cpu.contract(x, y, weight, None, out)
+    assert calls == ["contract"]
+    assert (out[3] == torch.inf).all()
 
 
 def test_what_it_holds() -> None:

@@ -102,7 +102,7 @@ def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
 
 
 def _plan_contract(out: Tensor, weight: Tensor) -> Plan:
-    return plan_contract(_rows(out), _seen(weight), piece_elements(out.device))
+    return plan_contract(tuple(out.shape[:-1]), _seen(weight), piece_elements(out.device))
 
 
 def _rows(tensor: Tensor) -> int:

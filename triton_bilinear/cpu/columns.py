@@ -6,20 +6,15 @@ axis of the columns: so a weight stored (M, N, L) is served as it lies, like one
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .pieces import spans
-from .workspace import Workspace, blas_ready, fusible
+from .workspace import Workspace, blas_ready
 
 # Elements of a matrix that is too large to be copied for the sake of fewer calls.
 LARGE = 2**16
-
-# Elements of a copy that is made for each piece of rows.
-LARGEST_COPY = 2**20
 
 # Elements of the sums of a piece of the batch.
 SUMS = 2**20
@@ -31,8 +26,8 @@ CALL = 2**19
 class Layout(Protocol):
     """A piece is a slice of the slabs, the outer axis of the columns.
 
-    y: in the dtype of the buffers. It may have more columns than z has, or rows than g, which are 0: sums over them are
-    then so long.
+    y: in the dtype of the buffers. `OutputsOuter` takes one that is padded by 0, so that sums are longer: by rows in
+    `spread`, by columns (z too) in `dot`.
     """
 
     @staticmethod
@@ -40,16 +35,12 @@ class Layout(Protocol):
         """A weight (L, M, N) as matrices (M, inner columns), one for each outer column."""
 
     @staticmethod
-    def axes(outputs: int, n: int) -> tuple[int, int]:
-        """The sizes of the outer and the inner axis of the columns."""
-
-    @staticmethod
     def spread(work: Workspace, g: Tensor, y: Tensor, piece: slice, z: Tensor) -> None:
         """z (B S, columns) = sum_t g[b, l, s, t] y[b, t, n] of these columns."""
 
     @staticmethod
     def dot(work: Workspace, z: Tensor, y: Tensor, piece: slice, bias: Tensor | None, out: Tensor) -> None:
-        """out[b, l, s, t] = bias[l] + sum_n z[b, s, l, n] y[b, t, n]; in pieces of n, once the last is there."""
+        """out[b, l, s, t] = bias[l] + sum_n z[b, s, l, n] y[b, t, n]; of pieces of n, the last one writes it."""
 
 
 class OutputsOuter:
@@ -58,10 +49,6 @@ class OutputsOuter:
     @staticmethod
     def slabs(weight: Tensor) -> Tensor:
         return weight
-
-    @staticmethod
-    def axes(outputs: int, n: int) -> tuple[int, int]:
-        return outputs, n
 
     @staticmethod
     def spread(work: Workspace, g: Tensor, y: Tensor, piece: slice, z: Tensor) -> None:
@@ -88,16 +75,12 @@ class FeaturesOuter:
         return weight.permute(2, 1, 0)
 
     @staticmethod
-    def axes(outputs: int, n: int) -> tuple[int, int]:
-        return n, outputs
-
-    @staticmethod
     def spread(work: Workspace, g: Tensor, y: Tensor, piece: slice, z: Tensor) -> None:
         samples, outputs, rows, _ = g.shape
         left = y[:, :, piece].mT
         targets = z.view(samples, rows, left.shape[1], outputs)
         for target, shared, right in zip(targets, left, g.permute(0, 2, 3, 1), strict=True):
-            right = work.matrices("g", right, y.shape[1], outputs)
+            right = work.matrices("g", right, *right.shape[1:])
             torch.bmm(shared.expand(rows, -1, -1), right, out=target)
 
     @staticmethod
@@ -119,14 +102,10 @@ def layout_of(weight: Tensor, samples: int, rows: int, t: int) -> Layout:
     samples, rows: of a piece of the batch.
     """
     outputs, _, n = weight.shape
-    if outputs_dense(weight) and rows * outputs * n * t >= CALL and samples * rows * outputs * t <= SUMS:
+    outputs_dense = weight.stride(0) == 1 and weight.stride(1) != 1 and weight.stride(2) != 1
+    if outputs_dense and rows * outputs * n * t >= CALL and samples * rows * outputs * t <= SUMS:
         return FeaturesOuter
     return OutputsOuter
-
-
-def outputs_dense(weight: Tensor) -> bool:
-    """Whether the outputs, and no features, lie side by side in memory."""
-    return weight.stride(0) == 1 and weight.stride(1) != 1 and weight.stride(2) != 1
 
 
 def matrices(work: Workspace, slabs: Tensor) -> list[tuple[slice, Tensor]]:
@@ -134,17 +113,6 @@ def matrices(work: Workspace, slabs: Tensor) -> list[tuple[slice, Tensor]]:
     if _one_by_one(slabs, work):
         return _each(slabs)
     return [(slice(0, slabs[:, 0].numel()), work.fused("weight", slabs.transpose(0, 1)))]
-
-
-def padded_matrices(work: Workspace, slabs: Tensor, m: int, inner: int) -> Iterable[tuple[slice, Tensor]]:
-    """The same of slabs padded by 0 to (outer, m, inner). Copies each last until the next is asked for."""
-    if slabs.shape[1:] == (m, inner) and fusible(slabs.transpose(0, 1), 1):
-        yield slice(0, slabs[:, 0].numel()), work.fused("weight", slabs.transpose(0, 1))
-        return
-    for outer in spans(len(slabs), max(1, LARGEST_COPY // (m * inner))):
-        part = slabs[outer].transpose(0, 1)
-        matrix = work.padded("weight", part, m, part.shape[1], inner).view(m, -1)
-        yield slice(outer.start * inner, outer.stop * inner), matrix
 
 
 def target_matrices(work: Workspace, slabs: Tensor) -> list[tuple[slice, Tensor]]:

@@ -48,3 +48,12 @@ class Weight(NamedTuple):
 def one_axis(sizes: Sequence[int], strides: Sequence[int], outer: int, inner: int) -> bool:
     """Whether two axes can be one axis of a view."""
     return 1 in (sizes[outer], sizes[inner]) or strides[outer] == strides[inner] * sizes[inner]
+
+
+def is_matrix(sizes: Sequence[int], strides: Sequence[int], axes: Sizes) -> bool:
+    """Whether torch's matrix product takes a tensor as it lies, as a matrix of one axis and two fused ones."""
+    rows, outer, inner = axes
+    columns, step = sizes[outer] * sizes[inner], strides[outer if sizes[inner] == 1 else inner]
+    return one_axis(sizes, strides, outer, inner) and (
+        (step == 1 and strides[rows] >= columns) or (strides[rows] == 1 and step >= sizes[rows])
+    )

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from math import gcd
+from math import gcd, prod
 
 import torch
 from torch import Tensor
 
-from .costs import COPY, Plan, Sizes, one_axis
+from .costs import COPY, Plan, Sizes, is_matrix
+from .pieces import piece_lengths
 
 # Multiply-adds of the float32 product that take as long as ... (all measured on a Xeon with AMX)
 ONE_BY_ONE = 20.0  # one element of the products of two rows, multiplied one by one
 LEFT_OVER = 150.0  # one of those at the end of a row that do not fill a vector
 BY_UNIT = 12.0  # the same by the unit, a product of matrices for each row
 ROW = 20e3  # what is fixed for each such row
-CALL = 2.5e6  # what is fixed for each product of the unit
+UNIT_CALL = 2.5e6  # what is fixed for each product of the unit
 # Elements of the vectors in which torch multiplies them.
 VECTOR = 32
 # Multiply-adds of bfloat16 that take as long as one of float32.
@@ -32,12 +33,13 @@ PIECE = 2**21
 LARGEST_PIECE = 2**22
 SMALL_COPY = 2**20
 LARGEST_FACTOR = 2**21
-ROWS = (64, 48)
+FEWEST_ROWS = 48
+ROWS = (64, FEWEST_ROWS)
 ENOUGH_OUTPUTS = 64
 
 # oneDNN, as it comes with torch 2.13: the end of a sum whose length is no multiple of this brings a NaN of one row into
-# others (its issue 5717), and some products of this many rows and fewer, always of more elements than that, end the
-# process with a division by zero.
+# others (its issue 5717). And some products of few rows (those of the left operand, or with a column-major result those
+# of the right one), always of more elements than these, end the process with a division by zero: 32 of 49152, say.
 SUM = 32
 FEW_ROWS = 32
 FEW_ELEMENTS = 2**20
@@ -53,12 +55,14 @@ def _is_there() -> bool:
     return torch.backends.mkldnn.is_available() and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
-def contract_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Iterator[Plan]:
+def contract_plans(axes_of_batch: tuple[int, ...], sizes: Sizes, strides: Sizes, axes: Sizes) -> Iterator[Plan]:
     """Those with these axes (p, q, r), for out[b, p] = sum u[b, q] v[b, r] T[p, q, r]."""
     p, q, r = (sizes[axis] for axis in axes)
     width = padded(q, r)
-    columns = q * width
-    in_place = width == r and one_axis(sizes, strides, *axes[1:])
+    columns, batch = q * width, prod(axes_of_batch)
+    if columns > LARGEST_PIECE:
+        return
+    in_place = width == r and is_matrix(sizes, strides, axes)
     # What einsum holds of a step is a few times as large as the products of all rows.
     room = max(SMALL_COPY, min(LARGEST_PIECE, max(ENOUGH_OUTPUTS, batch // 8) * columns))
     parts = 1 if in_place else -(-p * columns // room)
@@ -66,12 +70,12 @@ def contract_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Ite
     # The more rows of a piece the fewer copies.
     for fewest in ROWS if parts == 1 else (LARGEST_PIECE // columns, *ROWS):
         rows = even(-(-batch // -(-batch // max(fewest, PIECE // columns))))
-        pieces, last = -(-batch // rows), (batch - 1) % rows + 1
-        if not (can_be_a_piece(min(rows, batch), columns) and can_be_a_piece(last, columns)):
+        if not all(can_be_a_piece(length, columns) for length in piece_lengths(axes_of_batch, rows)):
             continue
+        pieces = -(-batch // rows)
         products = batch * p * columns / _rate(rows, outputs, few=16) + batch * _products(q, width)
         copied = 0 if in_place else p * columns * (pieces if parts > 1 else 1)
-        cost = products + pieces * parts * CALL + COPY * copied
+        cost = products + pieces * parts * UNIT_CALL + COPY * copied
         yield Plan("rounded", axes, rows, columns, cost, outputs)
 
 
@@ -79,13 +83,13 @@ def weight_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Itera
     """At most one with these axes (alone, outer, inner), for the gradient of a weight; all of the batch is a piece."""
     alone, outer, inner = (sizes[axis] for axis in axes)
     rows = -(-batch // SUM) * SUM
-    columns = PIECE // rows // inner * inner
+    columns = min(PIECE // rows, LARGEST_PIECE // alone) // inner * inner
     if alone <= FEW_ROWS or not columns or alone * rows > LARGEST_FACTOR:
         return
     pieces = -(-outer * inner // columns)
-    copied = 0 if one_axis(sizes, strides, *axes[1:]) else alone * outer * inner
+    copied = 0 if is_matrix(sizes, strides, axes) else alone * outer * inner
     products = batch * pieces * _products(-(-outer // pieces), inner)
-    cost = batch * alone * outer * inner / _rate(alone, columns, few=32) + products + pieces * CALL + COPY * copied
+    cost = batch * alone * outer * inner / _rate(alone, columns, few=32) + products + pieces * UNIT_CALL + COPY * copied
     yield Plan("rounded", axes, rows, columns, cost)
 
 

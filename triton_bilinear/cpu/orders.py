@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from math import prod
 
 import torch
 
 from . import matrix_unit
-from .costs import CALL, COPY, DOT, PRODUCT, Plan, Sizes, Weight, one_axis
+from .costs import CALL, COPY, DOT, PRODUCT, Plan, Sizes, Weight, is_matrix
 
 # Elements of the largest buffer: the caches of a CPU, or enough work for one launch on another device.
 CPU_PIECE = 512 * 1024
@@ -77,16 +78,17 @@ def _project(batch: int, sizes: Sizes, axes: Sizes, in_place: bool, as_stored: b
 
 
 @lru_cache(maxsize=4096)
-def plan_contract(batch: int, weight: Weight, budget: int) -> Plan:
+def plan_contract(axes_of_batch: tuple[int, ...], weight: Weight, budget: int) -> Plan:
     """The cheapest order for out[b, p] = sum u[b, q] v[b, r] weight[p, q, r]."""
     sizes, strides, as_stored, unit = weight
+    batch = prod(axes_of_batch)
     plans: list[Plan] = []
     for axes in ((0, 1, 2), (0, 2, 1)):
         p, q, r = axes
-        plans += _khatri_rao(batch, sizes, axes, as_stored and one_axis(sizes, strides, q, r), as_stored, budget)
-        plans += _project(batch, sizes, axes, as_stored and one_axis(sizes, strides, p, r), as_stored, budget)
+        plans += _khatri_rao(batch, sizes, axes, as_stored and is_matrix(sizes, strides, (p, q, r)), as_stored, budget)
+        plans += _project(batch, sizes, axes, as_stored and is_matrix(sizes, strides, (q, p, r)), as_stored, budget)
         if unit:
-            plans += matrix_unit.contract_plans(batch, sizes, strides, axes)
+            plans += matrix_unit.contract_plans(axes_of_batch, sizes, strides, axes)
     return _cheapest(plans)
 
 
@@ -95,7 +97,7 @@ def plan_joint(batch: int, weight: Weight, budget: int) -> Plan:
     """Both gradients of the inputs from one product, g times weight; its cost is to be compared with that of two."""
     sizes, strides, as_stored, _ = weight
     p, q, r = sizes
-    in_place = as_stored and one_axis(sizes, strides, 1, 2)
+    in_place = as_stored and is_matrix(sizes, strides, (0, 1, 2))
     plans = []
     for rows, columns, pieces in _shapes(batch, q, r, budget, 0 if in_place else p, 0 if as_stored else max(q, r)):
         cost = batch * p * q * r / rate(rows, p, columns) + 2 * batch * q * r * DOT * (1 + 8 / r) + pieces * 3 * CALL
@@ -112,7 +114,7 @@ def plan_weight(batch: int, weight: Weight, budget: int) -> Plan:
     plans = []
     for axes in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
         a, o, i = (sizes[axis] for axis in axes)
-        in_place = as_stored and one_axis(sizes, strides, *axes[1:])
+        in_place = as_stored and is_matrix(sizes, strides, axes)
         for rows, columns, pieces in _shapes(batch, o, i, budget, 0 if in_place else a):
             cost = batch * a * o * i / rate(a, rows, columns) + batch * o * i * PRODUCT * (1 + 16 / i) + pieces * CALL
             if not in_place:

@@ -1,30 +1,32 @@
 """Plans for all pairs in bfloat16 on a CPU's matrix unit (see `matrix_unit`): pieces that hold whole sums.
 
-Names of sizes and z as in `pairs`. There is no plan where the unit does not pay, or a sum would not be whole.
+Names of sizes and z as in `pairs`; m, t and n are the lengths that the unit takes. There is no plan where the unit does
+not pay, or a sum would not be whole.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 from torch import Tensor
 
-from .columns import FeaturesOuter, Layout, OutputsOuter, outputs_dense
+from .costs import is_matrix
 from .matrix_unit import (
     ENOUGH_OUTPUTS,
     FEW_ELEMENTS,
     FEW_ROWS,
+    FEWEST_ROWS,
     LARGEST_FACTOR,
     LARGEST_PIECE,
     PIECE,
-    ROWS,
     SMALL_COPY,
     SPEED,
     can_be_a_piece,
     padded,
     serves,
 )
-from .workspace import fusible
+from .pieces import span_lengths
 
 # Rows of a piece; more are no faster.
 MOST_ROWS = 512
@@ -37,92 +39,86 @@ LONGEST = FEW_ELEMENTS // FEW_ROWS
 
 
 @dataclass(frozen=True)
-class PairPlan:
-    """The layout of z and its columns; rows and samples of a piece, and its outer columns; the lengths of sums.
+class PairwisePlan:
+    """Rows, samples and outputs of a piece, and the outputs whose part of the weight is copied at a time."""
 
-    at_once: how many columns of the gradient of x are made at a time.
-    """
-
-    layout: type[Layout]
-    outer: int
-    inner: int
     rows: int
-    together: int
-    columns: int
+    samples: int
+    outputs: int
+    copied: int
     m: int
+    n: int
+
+
+@dataclass(frozen=True)
+class GradXPlan:
+    """Rows and samples of a piece, and the features m that meet the weight at a time."""
+
+    rows: int
+    samples: int
+    features: int
     t: int
     n: int
-    at_once: int = 0
 
 
-def plan_pairwise(x: Tensor, y: Tensor, weight: Tensor) -> PairPlan | None:
+@dataclass(frozen=True)
+class GradWeightPlan:
+    """The length of the sum over all rows; the outputs of a piece, and samples of which z is made at a time."""
+
+    length: int
+    samples: int
+    outputs: int
+    t: int
+
+
+def plan_pairwise(x: Tensor, y: Tensor, weight: Tensor) -> PairwisePlan | None:
     """All pairs of rows of x (B, S, M) and y (B, T, N), weight (L, M, N)."""
+    if not serves(weight):
+        return None
     (batch, s, _), t = x.shape, y.shape[1]
     m, n = padded(1, weight.shape[1]), padded(1, weight.shape[2])
-    if not _pays(weight, batch, s, t, s * n * (m + t)) or max(m, n) > LONGEST:
+    rows = min(MOST_ROWS, batch * s, LARGEST_PIECE // max(n, t))
+    if rows < min(FEWEST_ROWS, batch * s) or max(m, n) > LONGEST or not _pays(weight, batch, s, t, s * n * (m + t)):
         return None
-    layout, outputs = _layout_of(weight), weight.shape[0]
-    outer, inner = layout.axes(outputs, n)
-    # Outer columns that are summed over are all of one piece.
-    row = max(n, t) * (outputs if layout is FeaturesOuter else 1)
-    rows = min(MOST_ROWS, batch * s, LARGEST_PIECE // row)
-    if rows < min(ROWS[-1], batch * s):
-        return None
-    columns = outer if layout is FeaturesOuter else max(1, PIECE // (rows * row))
-    return PairPlan(layout, outer, inner, rows, _together(t, n), columns, m, t, n)
+    outputs = max(1, PIECE // (rows * max(n, t)))
+    return PairwisePlan(rows, max(1, PIECE // (t * n)), outputs, max(1, SMALL_COPY // (m * n)), m, n)
 
 
-def plan_grad_x(g: Tensor, y: Tensor, weight: Tensor) -> PairPlan | None:
+def plan_grad_x(g: Tensor, y: Tensor, weight: Tensor) -> GradXPlan | None:
     """The gradient of x from g (B, L, S, T), y (B, T, N) and weight (L, M, N)."""
+    if not serves(weight):
+        return None
     batch, outputs, s, plain_t = g.shape
     m, plain_n = weight.shape[1:]
     t, n = padded(1, plain_t), padded(outputs, plain_n)
-    if not _pays(weight, batch, s, plain_t, s * n * (m + t)) or t > LONGEST:
-        return None
-    layout = _layout_of(weight)
-    outer, inner = layout.axes(outputs, n)
     rows = min(MOST_ROWS, batch * s, LARGEST_PIECE // (outputs * max(n, t)))
-    together = _together(t, n)
-    fewest = _fewest(batch, min(together, rows // s)) * _fewest(s, rows) if rows else 0
-    if rows < min(ROWS[-1], batch * s) or not can_be_a_piece(fewest, outputs * n):
+    if rows < min(FEWEST_ROWS, batch * s) or t > LONGEST or not _pays(weight, batch, s, plain_t, s * n * (m + t)):
         return None
-    in_place = n == plain_n and fusible(layout.slabs(weight).transpose(0, 1), 1)
+    samples = max(1, min(PIECE // (t * n), rows // s))
+    lengths = product(span_lengths(batch, samples), span_lengths(s, rows))
+    if not all(can_be_a_piece(some * each, outputs * n) for some, each in lengths):
+        return None
     room = max(SMALL_COPY, min(LARGEST_PIECE, ENOUGH_OUTPUTS * outputs * n))
-    at_once = m if in_place else max(1, room // (outputs * n))
-    return PairPlan(layout, outer, inner, rows, together, outer, m, t, n, at_once)
+    in_place = n == plain_n and is_matrix(weight.shape, weight.stride(), (1, 0, 2))
+    return GradXPlan(rows, samples, m if in_place else max(1, room // (outputs * n)), t, n)
 
 
-def plan_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> PairPlan | None:
+def plan_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> GradWeightPlan | None:
     """The gradient of the weight, out (L, M, N), from g (B, L, S, T), x (B, S, M) and y (B, T, N)."""
-    (batch, s, m), plain_t = x.shape, y.shape[1]
-    outputs, _, n = out.shape
-    rows, t = padded(1, batch * s), padded(1, plain_t)
-    if not _pays(out, batch, s, plain_t, s * n * (m + t)) or t > LONGEST or m <= FEW_ROWS:
+    if not serves(out):
         return None
-    layout = _layout_of(out)
-    outer, inner = layout.axes(outputs, n)
-    columns = PIECE // (rows * max(inner, t))
-    if not columns or max(m * rows, batch * t * n) > LARGEST_FACTOR:
+    (batch, s, m), (plain_t, n) = x.shape, y.shape[1:]
+    length, t = padded(1, batch * s), padded(1, plain_t)
+    outputs = min(PIECE // length, LARGEST_PIECE // m) // n
+    if not outputs or t > LONGEST or m <= FEW_ROWS or m * length > LARGEST_FACTOR:
         return None
-    return PairPlan(layout, outer, inner, rows, batch, columns, m, t, n)
-
-
-def _layout_of(weight: Tensor) -> type[Layout]:
-    return FeaturesOuter if outputs_dense(weight) else OutputsOuter
-
-
-def _together(t: int, n: int) -> int:
-    """Samples whose y may be copied at a time."""
-    return max(1, PIECE // (t * n))
-
-
-def _fewest(size: int, most: int) -> int:
-    """The length of the shortest span of the size, where none is longer than `most`."""
-    return size // -(-size // max(1, most))
+    if not _pays(out, batch, s, plain_t, s * n * (m + t)):
+        return None
+    return GradWeightPlan(length, max(1, PIECE // (t * max(n, s * outputs))), outputs, t)
 
 
 def _pays(weight: Tensor, batch: int, s: int, t: int, work: int) -> bool:
-    """Whether there is a unit, and its multiply-adds for a sample and output, of padded sums, take less time."""
+    """Whether the unit's multiply-adds for a sample and output, of padded sums, take less time than float32's."""
     outputs, m, n = weight.shape
     plain = min(s * n * (m + t), t * m * (n + s))
-    return serves(weight) and batch * outputs * (plain - work / SPEED) > SAVED
+    return batch * outputs * (plain - work / SPEED) > SAVED

@@ -18,6 +18,12 @@ def spans(size: int, step: int) -> Iterator[slice]:
         yield slice(size - (count - i) * size // count, size - (count - 1 - i) * size // count)
 
 
+def span_lengths(size: int, step: int) -> set[int]:
+    """How long the slices of `spans` are."""
+    count = -(-size // step)
+    return {size // count, -(-size // count)}
+
+
 def tiles(outer: int, inner: int, columns: int) -> Iterator[tuple[slice, slice]]:
     """Cover an (outer, inner) grid with tiles of at most `columns` cells: whole inner rows where one fits."""
     for a in spans(outer, max(1, columns // inner)):
@@ -39,17 +45,28 @@ def row_pieces(tensor: Tensor, rows: int) -> Sequence[Tensor]:
     return [tensor[index] for index in _row_indices(tensor.shape[:-1], rows)]
 
 
-def _row_indices(batch: Sequence[int], rows: int) -> Iterator[Index]:
-    """Indices into the batch axes, in order, each of at most `rows` rows (or of a single one)."""
-    inner = prod(batch)
-    if inner == 0:
-        return
-    axis = 0
-    # Whole trailing axes make up a row block; the first axis that does not fit is cut; those before it are walked.
+def piece_lengths(batch: Sequence[int], rows: int) -> set[int]:
+    """How many rows the pieces of `row_pieces` have."""
+    if len(batch) == 1:
+        return {min(rows, batch[0]), (batch[0] - 1) % rows + 1}
+    axis, inner = _cut(batch, rows)
+    return {inner * length for length in span_lengths(batch[axis], max(1, rows // inner))}
+
+
+def _cut(batch: Sequence[int], rows: int) -> tuple[int, int]:
+    """The batch axis that is cut, those before which are walked, and the rows of a block: of the axes behind it."""
+    axis, inner = 0, prod(batch)
     while axis < len(batch) - 1 and inner // batch[axis] > rows:
         inner //= batch[axis]
         axis += 1
-    inner //= batch[axis] if batch else 1
+    return axis, inner // batch[axis]
+
+
+def _row_indices(batch: Sequence[int], rows: int) -> Iterator[Index]:
+    """Indices into the batch axes, in order, each of at most `rows` rows (or of a single one)."""
+    if prod(batch) == 0:
+        return
+    axis, inner = _cut(batch, rows)
     for outer in _positions(batch[:axis]):
         for span in spans(batch[axis], max(1, rows // inner)):
             yield (*outer, span)

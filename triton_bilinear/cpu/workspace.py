@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
-from typing import Generic, TypeVar
+from typing import Generic, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
 
-from .costs import one_axis
+from .costs import is_matrix, one_axis
 from .pieces import row_pieces
 
 T = TypeVar("T")
@@ -50,9 +50,13 @@ class Workspace:
     The first piece of a loop is its largest, so each name allocates once.
     """
 
-    def __init__(self, like: Tensor, dtype: torch.dtype | None = None) -> None:
-        """dtype: instead of the one that sums of `like` are accumulated in."""
-        self.dtype = dtype or ACCUMULATE[like.dtype]
+    def __init__(self, like: Tensor, rounded: bool = False) -> None:
+        """Of the dtype that sums of `like` are accumulated in, or for products that are rounded to its own dtype.
+
+        A matrix unit returns these (see `matrix_unit`), which is given dense matrices, and results in row-major order.
+        """
+        self.dtype = like.dtype if rounded else ACCUMULATE[like.dtype]
+        self._rounded = rounded
         self.device = like.device
         self._buffers: dict[str, Tensor] = {}
         self._shaped: dict[tuple[str | int, ...], Tensor] = {}
@@ -101,7 +105,8 @@ class Workspace:
 
     def matrices(self, name: str, tensor: Tensor, rows: int, columns: int) -> Tensor:
         """Matrices in the dtype of the buffers and of these sizes, 0 beyond their own; as they lie if they can."""
-        if tensor.shape[1:] == (rows, columns) and tensor.dtype == self.dtype:
+        lies_right = tensor.shape[1:] == (rows, columns) and tensor.dtype == self.dtype
+        if lies_right and (not self._rounded or tensor.is_contiguous()):
             return tensor
         return self.padded(name, tensor, len(tensor), rows, columns)
 
@@ -125,17 +130,20 @@ class Workspace:
     def target(self, name: str, piece: Tensor) -> Tensor:
         """A matrix (rows, features) to compute a piece (*batch, features) of a result in; `store` completes it."""
         view = self._matrix_view(piece)
-        return view if view is not None else self.take(name, prod(piece.shape[:-1]), piece.shape[-1])
+        return view if self._is_target(view) else self.take(name, prod(piece.shape[:-1]), piece.shape[-1])
 
     def fused_target(self, name: str, tensor: Tensor) -> Tensor:
         """A matrix (a, b c) to compute a 3-d piece (a, b, c) of a result in; `store` completes it."""
         view = self._fused_view(tensor)
-        return view if view is not None else self.take(name, tensor.shape[0], tensor.shape[1] * tensor.shape[2])
+        return view if self._is_target(view) else self.take(name, tensor.shape[0], tensor.shape[1] * tensor.shape[2])
 
     def store(self, piece: Tensor, target: Tensor) -> None:
         """Write the finished `target` to its piece of the result, where it is not that piece itself."""
         if target.data_ptr() != piece.data_ptr():
             piece.copy_(target.view(piece.shape))
+
+    def _is_target(self, view: Tensor | None) -> TypeGuard[Tensor]:
+        return view is not None and (not self._rounded or view.stride(1) == 1)
 
     def _matrix_view(self, piece: Tensor) -> Tensor | None:
         if piece.dtype != self.dtype:
@@ -147,10 +155,9 @@ class Workspace:
         return piece if blas_ready(piece) else None
 
     def _fused_view(self, tensor: Tensor) -> Tensor | None:
-        if tensor.dtype != self.dtype or not fusible(tensor, 1):
+        if tensor.dtype != self.dtype or not is_matrix(tensor.shape, tensor.stride(), (0, 1, 2)):
             return None
-        matrix = fuse(tensor, 1)
-        return matrix if blas_ready(matrix) else None
+        return fuse(tensor, 1)
 
 
 class Walk(Generic[T]):

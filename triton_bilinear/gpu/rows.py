@@ -58,32 +58,33 @@ def batch_rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor] = ()) -> tupl
     The inputs come back as they are, but where all batch axes need three levels or more (three of them, say, none of
     which merge because x is expanded along one and y along another): then those that come cheapest are copies.
     """
-    tensors = [*inputs, *outputs]
-    sizes = tensors[0].shape[:-1]
-    merged = merge_axes(sizes, [tensor.stride()[:-1] for tensor in tensors])
+    merged = _levels([*inputs, *outputs])
     if len(merged) > 2:
-        return batch_rows(_with_copies(inputs, outputs), outputs)
+        inputs = _with_copies(inputs, outputs)
+        merged = _levels([*inputs, *outputs])
+        assert len(merged) <= 2, "results are allocated with two levels at most"
     count = 1
     for size, _ in merged:
         count *= size
-    zeros = [0] * len(tensors)
+    zeros = [0] * (len(inputs) + len(outputs))
     outer = merged[0][1] if len(merged) == 2 else zeros
     inner, inner_strides = merged[-1] if merged else (1, zeros)
     return Rows(count, inner, tuple(zip(outer, inner_strides, strict=True))), list(inputs)
 
 
-def _with_copies(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
-    """The inputs, of which as few elements as can be are copies, in the order of the first output's axes.
+def _levels(tensors: Sequence[Tensor]) -> list[tuple[int, list[int]]]:
+    return merge_axes(tensors[0].shape[:-1], [tensor.stride()[:-1] for tensor in tensors])
 
-    Two levels walk them and the outputs then: with all of them copied they do.
-    """
+
+def _with_copies(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
+    """The inputs, as few elements as possible of them copied, in the order of the first output, for two levels to do."""
     like = outputs[0] if outputs else None
-    trials = [torch.empty_strided(t.shape, t.stride(), device="meta") for t in inputs]
-    dense = [_in_order_of(trial, like) for trial in trials]
-    choices = [choice for count in range(1, len(inputs) + 1) for choice in combinations(range(len(inputs)), count)]
-    for copied in sorted(choices, key=lambda choice: sum(inputs[i].numel() for i in choice)):
-        tensors = [dense[i] if i in copied else trial for i, trial in enumerate(trials)]
-        if len(merge_axes(inputs[0].shape[:-1], [t.stride()[:-1] for t in (*tensors, *outputs)])) <= 2:
+    models = [torch.empty_strided(t.shape, t.stride(), device="meta") for t in inputs]
+    dense = [_in_order_of(model, like) for model in models]
+    indices = range(len(inputs))
+    choices = [copied for count in indices for copied in combinations(indices, count + 1)]
+    for copied in sorted(choices, key=lambda copied: sum(inputs[i].numel() for i in copied)):
+        if len(_levels([*(dense[i] if i in copied else models[i] for i in indices), *outputs])) <= 2:
             break
     return [_in_order_of(tensor, like) if i in copied else tensor for i, tensor in enumerate(inputs)]
 
