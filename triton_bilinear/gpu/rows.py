@@ -77,7 +77,7 @@ def _levels(tensors: Sequence[Tensor]) -> list[tuple[int, list[int]]]:
 
 
 def _with_copies(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
-    """The inputs, as few elements as possible of them copied, in the order of the first output, for two levels to do."""
+    """The inputs, as few elements of them copied as possible, in the first output's order, for two levels to do."""
     like = outputs[0] if outputs else None
     models = [torch.empty_strided(t.shape, t.stride(), device="meta") for t in inputs]
     dense = [_in_order_of(model, like) for model in models]
