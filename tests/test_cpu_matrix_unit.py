@@ -17,7 +17,7 @@ from torch import Tensor
 
 import triton_bilinear as tb
 from triton_bilinear import cpu
-from triton_bilinear.cpu import matrix_unit, orders, rounded, whole
+from triton_bilinear.cpu import matrix_unit, orders, rounded, rounded_project, whole
 from triton_bilinear.cpu.costs import Plan, Weight
 from triton_bilinear.cpu.pieces import row_pieces
 
@@ -39,16 +39,20 @@ def unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         planner.cache_clear()
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The functions of `rounded` that were called."""
+@pytest.fixture(params=["contract_plans", "project_plans"])
+def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The functions of the unit that were called; plans of one order alone are made."""
     called: list[str] = []
 
     def counted(name: str, function: Callable) -> Callable:
         return lambda *args: (called.append(name), function(*args))[1]
 
-    for name in ("contract", "grad_weight"):
-        monkeypatch.setattr(rounded, name, counted(name, getattr(rounded, name)))
+    other = {"contract_plans": "project_plans", "project_plans": "contract_plans"}[request.param]
+    monkeypatch.setattr(matrix_unit, other, lambda *args: [])
+    monkeypatch.setattr(matrix_unit, "FEWEST_OUTPUTS", 1)
+    order = {"contract_plans": rounded, "project_plans": rounded_project}[request.param]
+    monkeypatch.setattr(order, "contract", counted("contract", order.contract))
+    monkeypatch.setattr(rounded, "grad_weight", counted("grad_weight", rounded.grad_weight))
     return called
 
 
@@ -188,6 +192,13 @@ def test_no_piece_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert plan.rows % 2 == plan.outputs % 2 == 0
                 for rows in {piece.numel() for piece in pieces}:
                     assert rows * plan.columns <= 2**20 or (rows > 32 and rows * plan.columns <= 2**22)
+            for plan in matrix_unit.project_plans(batch, (48, q, r), (q * r, r, 1), (0, 1, 2)):
+                seen += 1
+                length, width = (-(-size // 32) * 32 for size in (q, r))
+                assert max(length, width) <= 2**15
+                assert plan.columns % width == 0
+                assert plan.rows * plan.columns <= 2**21
+                assert plan.outputs * length * width <= 2**20
             for plan in matrix_unit.weight_plans(batch, (48, q, r), (q * r, r, 1), (0, 1, 2)):
                 seen += 1
                 assert plan.rows % 32 == 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import joint, khatri_rao, matrix_unit, project, rounded, weight_grad, whole
+from . import joint, khatri_rao, matrix_unit, project, rounded, rounded_project, weight_grad, whole
 from .costs import Plan, Weight
 from .orders import piece_elements, plan_contract, plan_joint, plan_weight
 from .pairs import pairwise, pairwise_grad_weight, pairwise_grad_x
@@ -26,7 +26,13 @@ __all__ = [
     "pairwise_grad_x",
 ]
 
-_ORDERS = {"khatri_rao": khatri_rao, "project": project, "rounded": rounded, "weight": weight_grad}
+_ORDERS = {
+    "khatri_rao": khatri_rao,
+    "project": project,
+    "rounded": rounded,
+    "rounded_project": rounded_project,
+    "weight": weight_grad,
+}
 
 
 def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:

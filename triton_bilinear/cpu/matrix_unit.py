@@ -1,7 +1,8 @@
-"""Plans for a CPU whose matrix unit multiplies bfloat16: the Khatri-Rao order, its products rounded to bfloat16.
+"""Plans for a CPU whose matrix unit multiplies bfloat16, in the Khatri-Rao order and in project-then-dot.
 
-The unit accumulates in float32, but torch stores what it returns in bfloat16. So a sum has to be taken whole, by one
-matrix product, lest parts of it be rounded: of the orders only this one can, and a piece holds all columns of its rows.
+The unit accumulates in float32, but torch stores what it returns in bfloat16. So what lies between two products is
+rounded once, x[m] y[n] or a projection, and every sum has to be taken whole, by one matrix product, lest parts of it be
+rounded too: a piece holds all columns of its rows, or the whole projections of some outputs.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from .pieces import piece_lengths
 # Multiply-adds of the float32 product that take as long as ... (all measured on a Xeon with AMX)
 ONE_BY_ONE = 20.0  # one element of the products of two rows, multiplied one by one
 LEFT_OVER = 150.0  # one of those at the end of a row that do not fill a vector
-BY_UNIT = 12.0  # the same by the unit, a product of matrices for each row
+BY_UNIT = 12.0  # the same by the unit, a product of matrices for each row; or of dot products of each row
 ROW = 20e3  # what is fixed for each such row
+SHORT_SUM = 32.0  # what is fixed for each sum, of bfloat16
+TRANSPOSED = 150.0  # one element of a copied weight whose inner axis is another
 UNIT_CALL = 2.5e6  # what is fixed for each product of the unit
 # Elements of the vectors in which torch multiplies them.
 VECTOR = 32
@@ -33,6 +36,7 @@ PIECE = 2**21
 LARGEST_PIECE = 2**22
 SMALL_COPY = 2**20
 LARGEST_FACTOR = 2**21
+MOST_ROWS = 512
 FEWEST_ROWS = 48
 ROWS = (64, FEWEST_ROWS)
 ENOUGH_OUTPUTS = 64
@@ -43,6 +47,11 @@ ENOUGH_OUTPUTS = 64
 SUM = 32
 FEW_ROWS = 32
 FEW_ELEMENTS = 2**20
+# Of a sum of which products of any number of rows can be made.
+LONGEST = FEW_ELEMENTS // FEW_ROWS
+
+# Dot products of fewer outputs take the unit longer than float32.
+FEWEST_OUTPUTS = 4
 
 
 def serves(tensor: Tensor) -> bool:
@@ -63,6 +72,7 @@ def contract_plans(axes_of_batch: tuple[int, ...], sizes: Sizes, strides: Sizes,
     if columns > LARGEST_PIECE:
         return
     in_place = width == r and is_matrix(sizes, strides, axes)
+    dense = 1 in (strides[axes[0]], strides[axes[2]])
     # What einsum holds of a step is a few times as large as the products of all rows.
     room = max(SMALL_COPY, min(LARGEST_PIECE, max(ENOUGH_OUTPUTS, batch // 8) * columns))
     parts = 1 if in_place else -(-p * columns // room)
@@ -75,8 +85,25 @@ def contract_plans(axes_of_batch: tuple[int, ...], sizes: Sizes, strides: Sizes,
         pieces = -(-batch // rows)
         products = batch * p * columns / _rate(rows, outputs, few=16) + batch * _products(q, width)
         copied = 0 if in_place else p * columns * (pieces if parts > 1 else 1)
-        cost = products + pieces * parts * UNIT_CALL + COPY * copied
+        cost = products + pieces * parts * UNIT_CALL + copied * (COPY if dense else TRANSPOSED)
         yield Plan("rounded", axes, rows, columns, cost, outputs)
+
+
+def project_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Iterator[Plan]:
+    """At most one with these axes (p, q, r), for out[b, p] = sum_r v[b, r] sum_q u[b, q] T[p, q, r]."""
+    p, q, r = (sizes[axis] for axis in axes)
+    q, r = padded(1, q), padded(1, r)
+    rows = min(batch, MOST_ROWS)
+    if p < FEWEST_OUTPUTS or max(q, r) > LONGEST:
+        return
+    columns = min(p, max(1, PIECE // 2 // (rows * r))) * r
+    copied = max(1, min(columns, SMALL_COPY // q) // r)
+    pieces, parts = -(-batch // rows), -(-p * r // columns)
+    products = batch * p * r * (q + SHORT_SUM) / _rate(rows, copied * r, few=16)
+    dots = batch * (p * r * BY_UNIT + parts * ROW)
+    copies = p * q * r * pieces * (COPY if strides[axes[2]] == 1 else TRANSPOSED)
+    cost = products + dots + copies + pieces * -(-p // copied) * UNIT_CALL
+    yield Plan("rounded_project", axes, rows, columns, cost, copied)
 
 
 def weight_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Iterator[Plan]:
@@ -87,10 +114,11 @@ def weight_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Itera
     if alone <= FEW_ROWS or not columns or alone * rows > LARGEST_FACTOR:
         return
     pieces = -(-outer * inner // columns)
-    copied = 0 if is_matrix(sizes, strides, axes) else alone * outer * inner
+    dense = strides[axes[2]] == 1
+    copied = 0 if dense and is_matrix(sizes, strides, axes) else alone * outer * inner
     products = batch * pieces * _products(-(-outer // pieces), inner)
-    cost = batch * alone * outer * inner / _rate(alone, columns, few=32) + products + pieces * UNIT_CALL + COPY * copied
-    yield Plan("rounded", axes, rows, columns, cost)
+    cost = batch * alone * outer * inner / _rate(alone, columns, few=32) + products + pieces * UNIT_CALL
+    yield Plan("rounded", axes, rows, columns, cost + copied * (COPY if dense else TRANSPOSED))
 
 
 def padded(outer: int, inner: int) -> int:

@@ -89,6 +89,7 @@ def plan_contract(axes_of_batch: tuple[int, ...], weight: Weight, budget: int) -
         plans += _project(batch, sizes, axes, as_stored and is_matrix(sizes, strides, (q, p, r)), as_stored, budget)
         if unit:
             plans += matrix_unit.contract_plans(axes_of_batch, sizes, strides, axes)
+            plans += matrix_unit.project_plans(batch, sizes, strides, axes)
     return _cheapest(plans)
 
 

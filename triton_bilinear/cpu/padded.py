@@ -11,6 +11,13 @@ from .pieces import spans
 from .workspace import Walk, Workspace
 
 
+def padded_rows(workspace: Workspace, name: str, piece: Tensor, length: int) -> Tensor:
+    """A piece (*batch, features) as a dense matrix (rows, length), 0 beyond the features."""
+    if piece.shape[-1] == length and piece.is_contiguous():
+        return piece.view(-1, length)
+    return workspace.padded(name, piece, *piece.shape[:-1], length).view(-1, length)
+
+
 def sides(workspace: Workspace, weight: Tensor, outer: int, inner: int, outputs: int) -> Iterable[tuple[slice, Tensor]]:
     """A weight (p, q, r) as matrices (outer inner, `outputs` of p), 0 beyond q and r; may be walked many times.
 

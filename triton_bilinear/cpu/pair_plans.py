@@ -14,11 +14,12 @@ from torch import Tensor
 from .costs import is_matrix
 from .matrix_unit import (
     ENOUGH_OUTPUTS,
-    FEW_ELEMENTS,
     FEW_ROWS,
     FEWEST_ROWS,
     LARGEST_FACTOR,
     LARGEST_PIECE,
+    LONGEST,
+    MOST_ROWS,
     PIECE,
     SMALL_COPY,
     SPEED,
@@ -28,14 +29,8 @@ from .matrix_unit import (
 )
 from .pieces import span_lengths
 
-# Rows of a piece; more are no faster.
-MOST_ROWS = 512
-
 # Multiply-adds of float32 that must be saved to make up for copies and calls.
 SAVED = 4e6
-
-# Of a sum of which the unit takes any number.
-LONGEST = FEW_ELEMENTS // FEW_ROWS
 
 
 @dataclass(frozen=True)

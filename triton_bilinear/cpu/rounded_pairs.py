@@ -10,9 +10,10 @@ from torch import Tensor
 
 from .columns import OutputsOuter
 from .matrix_unit import even
-from .padded import sides, slabs, transposed
+from .padded import padded_rows, sides, transposed
 from .pair_plans import GradWeightPlan, GradXPlan, PairwisePlan
 from .pieces import pair_pieces, spans
+from .rounded_project import project
 from .workspace import Workspace
 
 
@@ -20,15 +21,11 @@ def pairwise(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
     """out[b, l, s, t] = sum_{m,n} x[b, s, m] weight[l, m, n] y[b, t, n] + bias[l]."""
     work = Workspace(out, rounded=True)
     for samples, rows in pair_pieces(x.shape[0], x.shape[1], plan.rows, plan.samples):
-        part = x[samples, rows]
-        left = work.matrices("x", part, part.shape[1], plan.m).flatten(0, 1)
+        left = padded_rows(work, "x", x[samples, rows], plan.m)
         right = work.matrices("y", y[samples], y.shape[1], plan.n)
         for piece in spans(weight.shape[0], plan.outputs):
-            z = work.take("z", len(left), piece.stop - piece.start, plan.n)
-            for columns, matrix in slabs(work, weight[piece], plan.m, plan.n, plan.copied):
-                torch.mm(left, matrix, out=z.flatten(1)[:, columns])
-            z[:, :, weight.shape[2] :] = 0  # even where x is infinite
-            OutputsOuter.dot(work, z.flatten(1), right, piece, bias, out[samples, :, rows])
+            z = project(work, left, weight[piece], plan.m, plan.n, plan.copied)
+            OutputsOuter.dot(work, z, right, piece, bias, out[samples, :, rows])
 
 
 def pairwise_grad_x(g: Tensor, y: Tensor, weight: Tensor, out: Tensor, plan: GradXPlan) -> None:
