@@ -24,6 +24,7 @@ BY_UNIT = 12.0  # the same by the unit, a product of matrices for each row; or o
 ROW = 20e3  # what is fixed for each such row
 SHORT_SUM = 32.0  # what is fixed for each sum, of bfloat16
 TRANSPOSED = 150.0  # one element of a copied weight whose inner axis is another
+SHORT_RUN = 32.0  # what is fixed for each run of elements of a copied weight, where they are few
 UNIT_CALL = 2.5e6  # what is fixed for each product of the unit
 # Elements of the vectors in which torch multiplies them.
 VECTOR = 32
@@ -96,12 +97,15 @@ def project_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Iter
     rows = min(batch, MOST_ROWS)
     if p < FEWEST_OUTPUTS or max(q, r) > LONGEST:
         return
-    columns = min(p, max(1, PIECE // 2 // (rows * r))) * r
+    # Where p is dense a part of it is the inner axis of a copy: the longer the better.
+    inner = strides[axes[0]] == 1
+    columns = min(p, max(1, (LARGEST_PIECE if inner else PIECE // 2) // (rows * r))) * r
     copied = max(1, min(columns, SMALL_COPY // q) // r)
     pieces, parts = -(-batch // rows), -(-p * r // columns)
     products = batch * p * r * (q + SHORT_SUM) / _rate(rows, copied * r, few=16)
     dots = batch * (p * r * BY_UNIT + parts * ROW)
-    copies = p * q * r * pieces * (COPY if strides[axes[2]] == 1 else TRANSPOSED)
+    dense = 1 in (strides[axes[0]], strides[axes[2]])
+    copies = p * q * r * pieces * (COPY * (1 + SHORT_RUN * r / columns * inner) if dense else TRANSPOSED)
     cost = products + dots + copies + pieces * -(-p // copied) * UNIT_CALL
     yield Plan("rounded_project", axes, rows, columns, cost, copied)
 

@@ -39,14 +39,14 @@ def _side(workspace: Workspace, weight: Tensor, outer: int, inner: int) -> Tenso
     return workspace.padded("weight", weight, p, outer, inner).view(p, -1).t()
 
 
-def slabs(workspace: Workspace, weight: Tensor, m: int, n: int, outputs: int) -> Iterator[tuple[slice, Tensor]]:
-    """A weight (l, M, N) as matrices (m, `outputs` of l times n), 0 beyond M and N, with the columns that each is of.
+def slabs(workspace: Workspace, weight: Tensor, m: int, inner: int, step: int) -> Iterator[tuple[slice, Tensor]]:
+    """A weight (O, M, I) as matrices (m, `step` of O times inner), 0 beyond M and I, and the columns that each is of.
 
     Each lasts until the next is asked for.
     """
-    for part in spans(len(weight), outputs):
-        matrix = workspace.padded("weight", weight[part].transpose(0, 1), m, part.stop - part.start, n).view(m, -1)
-        yield slice(part.start * n, part.stop * n), matrix
+    for part in spans(len(weight), step):
+        matrix = workspace.padded("weight", weight[part].transpose(0, 1), m, part.stop - part.start, inner).view(m, -1)
+        yield slice(part.start * inner, part.stop * inner), matrix
 
 
 def transposed(workspace: Workspace, name: str, tensor: Tensor, features: int, length: int) -> Tensor:

@@ -24,8 +24,8 @@ def pairwise(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
         left = padded_rows(work, "x", x[samples, rows], plan.m)
         right = work.matrices("y", y[samples], y.shape[1], plan.n)
         for piece in spans(weight.shape[0], plan.outputs):
-            z = project(work, left, weight[piece], plan.m, plan.n, plan.copied)
-            OutputsOuter.dot(work, z, right, piece, bias, out[samples, :, rows])
+            z = project(work, left, weight[piece], piece.stop - piece.start, plan.n, plan.copied * plan.n)
+            OutputsOuter.dot(work, z.flatten(1), right, piece, bias, out[samples, :, rows])
 
 
 def pairwise_grad_x(g: Tensor, y: Tensor, weight: Tensor, out: Tensor, plan: GradXPlan) -> None:
