@@ -17,7 +17,7 @@ from torch import Tensor
 
 import triton_bilinear as tb
 from triton_bilinear import cpu
-from triton_bilinear.cpu import matrix_unit, orders, rounded, rounded_project, whole
+from triton_bilinear.cpu import matrix_unit, orders, rounded, rounded_project, unit_plans, whole
 from triton_bilinear.cpu.costs import Plan, Weight
 from triton_bilinear.cpu.pieces import row_pieces
 
@@ -30,7 +30,7 @@ def unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """There is one, all else is too dear, no problem is small, and pieces are."""
     monkeypatch.setattr(matrix_unit, "serves", lambda tensor: tensor.dtype == torch.bfloat16)
     monkeypatch.setattr(orders, "rate", lambda *sizes: 1e-9)
-    monkeypatch.setattr(matrix_unit, "PIECE", 2**17)
+    monkeypatch.setattr(unit_plans, "PIECE", 2**17)
     monkeypatch.setattr(whole, "LARGEST", 0)
     for planner in PLANNERS:
         planner.cache_clear()
@@ -48,8 +48,8 @@ def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> li
         return lambda *args: (called.append(name), function(*args))[1]
 
     other = {"contract_plans": "project_plans", "project_plans": "contract_plans"}[request.param]
-    monkeypatch.setattr(matrix_unit, other, lambda *args: [])
-    monkeypatch.setattr(matrix_unit, "FEWEST_OUTPUTS", 1)
+    monkeypatch.setattr(unit_plans, other, lambda *args: [])
+    monkeypatch.setattr(unit_plans, "FEWEST_OUTPUTS", 1)
     order = {"contract_plans": rounded, "project_plans": rounded_project}[request.param]
     monkeypatch.setattr(order, "contract", counted("contract", order.contract))
     monkeypatch.setattr(rounded, "grad_weight", counted("grad_weight", rounded.grad_weight))
@@ -85,7 +85,7 @@ def test_strided_results(name: str, layout: Callable, calls: list[str]) -> None:
 @pytest.mark.parametrize("one_by_one", [False, True])
 @pytest.mark.parametrize("axes", WIDE, ids=str)
 def test_products_by_the_unit_and_one_by_one(axes, one_by_one: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matrix_unit, "multiplies_rows", lambda outer, inner: not one_by_one)
+    monkeypatch.setattr(unit_plans, "multiplies_rows", lambda outer, inner: not one_by_one)
     inputs, (out,) = make("grad_weight", torch.bfloat16, b=70, p=6, q=9, r=10)
     plan = Plan("rounded", axes, 96, 20, cost=0)
     rounded.grad_weight(*(inputs[axis] for axis in axes), out.permute(axes), plan)
@@ -99,8 +99,8 @@ def test_products_by_the_unit_and_one_by_one(axes, one_by_one: bool, monkeypatch
 @pytest.mark.parametrize("sizes", [(150, 40, 9, 11), (97, 7, 32, 3), (70, 33, 16, 32)], ids=str)
 @pytest.mark.parametrize("name", ["contract", "grad_inputs"])
 def test_weights_copied_in_parts(name: str, sizes, layout: Callable, calls: list[str], monkeypatch) -> None:
-    monkeypatch.setattr(matrix_unit, "SMALL_COPY", 1)
-    monkeypatch.setattr(matrix_unit, "ENOUGH_OUTPUTS", 4)
+    monkeypatch.setattr(unit_plans, "SMALL_COPY", 1)
+    monkeypatch.setattr(unit_plans, "ENOUGH_OUTPUTS", 4)
     inputs, results = make(name, torch.bfloat16, layout, **dict(zip("bpqr", sizes, strict=True)))
     getattr(cpu, name)(*inputs, *results)
     check(name, inputs, results)
@@ -184,7 +184,7 @@ def test_no_piece_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for axes in ((1,), (24,), (31,), (32,), (65,), (100,), (1000,), (5000,), (6401,), (2**17,), (5, 16), (7, 33, 9)):
         batch = prod(axes)
         for q, r in ((256, 256), (192, 256), (512, 512), (39, 39), (1, 512), (8, 128), (300, 170), (3, 5)):
-            for plan in matrix_unit.contract_plans(axes, (48, q, r), (q * r, r, 1), (0, 1, 2)):
+            for plan in unit_plans.contract_plans(axes, (48, q, r), (q * r, r, 1), (0, 1, 2)):
                 seen += 1
                 pieces = row_pieces(torch.empty(1).expand(*axes, 1), plan.rows)
                 assert plan.columns % 32 == 0
@@ -192,14 +192,14 @@ def test_no_piece_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert plan.rows % 2 == plan.outputs % 2 == 0
                 for rows in {piece.numel() for piece in pieces}:
                     assert rows * plan.columns <= 2**20 or (rows > 32 and rows * plan.columns <= 2**22)
-            for plan in matrix_unit.project_plans(batch, (48, q, r), (q * r, r, 1), (0, 1, 2)):
+            for plan in unit_plans.project_plans(batch, (48, q, r), (q * r, r, 1), (0, 1, 2)):
                 seen += 1
                 length, width = (-(-size // 32) * 32 for size in (q, r))
                 assert max(length, width) <= 2**15
                 assert plan.columns % width == 0
                 assert plan.rows * plan.columns <= 2**21
                 assert plan.outputs * length * width <= 2**20
-            for plan in matrix_unit.weight_plans(batch, (48, q, r), (q * r, r, 1), (0, 1, 2)):
+            for plan in unit_plans.weight_plans(batch, (48, q, r), (q * r, r, 1), (0, 1, 2)):
                 seen += 1
                 assert plan.rows % 32 == 0
                 assert batch <= plan.rows < batch + 32
@@ -232,14 +232,14 @@ def test_no_call_ends_the_process(code: str) -> None:
 
 def test_a_weight_too_large_for_a_piece_has_no_plan() -> None:
     sizes, strides = (2, 2050, 2049), (2, 4, 2050 * 2049 * 4)
-    assert not list(matrix_unit.contract_plans((100,), sizes, strides, (0, 1, 2)))
+    assert not list(unit_plans.contract_plans((100,), sizes, strides, (0, 1, 2)))
     assert orders.plan_contract((100,), Weight(sizes, strides, False, True), 2**19).order != "rounded"
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])
 def test_what_is_infinite_stays_so(one_by_one: bool, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Padding takes no part: infinity times its 0 is no number."""
-    monkeypatch.setattr(matrix_unit, "multiplies_rows", lambda outer, inner: not one_by_one)
+    monkeypatch.setattr(unit_plans, "multiplies_rows", lambda outer, inner: not one_by_one)
     (x, y, weight, _), (out,) = make("contract", torch.bfloat16, b=70, p=40, q=9, r=11)
     for tensor in (x, y, weight):
         tensor.abs_().add_(0.1)
@@ -251,7 +251,7 @@ def test_what_is_infinite_stays_so(one_by_one: bool, calls: list[str], monkeypat
 
 def test_what_it_holds(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside results: pieces, the rows that go with one, and one factor or the weight."""
-    monkeypatch.setattr(matrix_unit, "LARGEST_PIECE", 2**17)
+    monkeypatch.setattr(unit_plans, "LARGEST_PIECE", 2**17)
     for name in ("contract", "grad_inputs", "grad_weight"):
         for batch in (1024, 4096):
             sizes = {"b": batch, "p": 48, "q": 32, "r": 28}

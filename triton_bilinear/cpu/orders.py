@@ -13,7 +13,7 @@ from math import prod
 
 import torch
 
-from . import matrix_unit
+from . import unit_plans
 from .costs import CALL, COPY, DOT, PRODUCT, Plan, Sizes, Weight, is_matrix
 
 # Elements of the largest buffer: the caches of a CPU, or enough work for one launch on another device.
@@ -88,8 +88,8 @@ def plan_contract(axes_of_batch: tuple[int, ...], weight: Weight, budget: int) -
         plans += _khatri_rao(batch, sizes, axes, as_stored and is_matrix(sizes, strides, (p, q, r)), as_stored, budget)
         plans += _project(batch, sizes, axes, as_stored and is_matrix(sizes, strides, (q, p, r)), as_stored, budget)
         if unit:
-            plans += matrix_unit.contract_plans(axes_of_batch, sizes, strides, axes)
-            plans += matrix_unit.project_plans(batch, sizes, strides, axes)
+            plans += unit_plans.contract_plans(axes_of_batch, sizes, strides, axes)
+            plans += unit_plans.project_plans(batch, sizes, strides, axes)
     return _cheapest(plans)
 
 
@@ -122,5 +122,5 @@ def plan_weight(batch: int, weight: Weight, budget: int) -> Plan:
                 cost += COPY * a * o * i
             plans.append(Plan("weight", axes, rows, columns, cost))
         if unit:
-            plans += matrix_unit.weight_plans(batch, sizes, strides, axes)
+            plans += unit_plans.weight_plans(batch, sizes, strides, axes)
     return _cheapest(plans)

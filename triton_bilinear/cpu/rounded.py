@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import matrix_unit
+from . import unit_plans
 from .costs import Plan
 from .padded import sides, transposed
 from .pieces import row_pieces, spans
@@ -54,7 +54,7 @@ def _multiply(workspace: Workspace, outer: Tensor, inner: Tensor, rows: int, wid
     batch, q, r = outer.shape[0], outer.shape[1], inner.shape[1]
     product = workspace.take("product", rows, q, width)
     product[batch:] = 0
-    if matrix_unit.multiplies_rows(q, r):
+    if unit_plans.multiplies_rows(q, r):
         left, right = workspace.take("left", batch, q, 2), workspace.take("right", batch, 2, width)
         left[:, :, 0], left[:, :, 1] = outer, 0
         right[:, 0, :r], right[:, 0, r:], right[:, 1] = inner, 0, 0
