@@ -30,7 +30,7 @@ def unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """There is one, all else is too dear, no problem is small, and pieces are."""
     monkeypatch.setattr(matrix_unit, "serves", lambda tensor: tensor.dtype == torch.bfloat16)
     monkeypatch.setattr(orders, "rate", lambda *sizes: 1e-9)
-    monkeypatch.setattr(unit_plans, "PIECE", 2**17)
+    monkeypatch.setattr(matrix_unit, "PIECE", 2**17)
     monkeypatch.setattr(whole, "LARGEST", 0)
     for planner in PLANNERS:
         planner.cache_clear()
@@ -99,8 +99,8 @@ def test_products_by_the_unit_and_one_by_one(axes, one_by_one: bool, monkeypatch
 @pytest.mark.parametrize("sizes", [(150, 40, 9, 11), (97, 7, 32, 3), (70, 33, 16, 32)], ids=str)
 @pytest.mark.parametrize("name", ["contract", "grad_inputs"])
 def test_weights_copied_in_parts(name: str, sizes, layout: Callable, calls: list[str], monkeypatch) -> None:
-    monkeypatch.setattr(unit_plans, "SMALL_COPY", 1)
-    monkeypatch.setattr(unit_plans, "ENOUGH_OUTPUTS", 4)
+    monkeypatch.setattr(matrix_unit, "SMALL_COPY", 1)
+    monkeypatch.setattr(matrix_unit, "ENOUGH_OUTPUTS", 4)
     inputs, results = make(name, torch.bfloat16, layout, **dict(zip("bpqr", sizes, strict=True)))
     getattr(cpu, name)(*inputs, *results)
     check(name, inputs, results)
@@ -251,7 +251,7 @@ def test_what_is_infinite_stays_so(one_by_one: bool, calls: list[str], monkeypat
 
 def test_what_it_holds(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside results: pieces, the rows that go with one, and one factor or the weight."""
-    monkeypatch.setattr(unit_plans, "LARGEST_PIECE", 2**17)
+    monkeypatch.setattr(matrix_unit, "LARGEST_PIECE", 2**17)
     for name in ("contract", "grad_inputs", "grad_weight"):
         for batch in (1024, 4096):
             sizes = {"b": batch, "p": 48, "q": 32, "r": 28}

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from triton_bilinear import cpu
-from triton_bilinear.cpu import pair_plans, rounded_pairs
+from triton_bilinear.cpu import matrix_unit, pair_plans, rounded_pairs
 from triton_bilinear.cpu.pieces import pair_pieces
 
 # Elements of a piece, of copies, and the outputs that are made at a time.
@@ -24,20 +24,20 @@ CUTS = {"whole": (2**21, 2**20, 64), "pieces": (2**13, 40, 4)}
 @pytest.fixture(autouse=True)
 def unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """There is one, and it always pays."""
-    monkeypatch.setattr(pair_plans, "serves", lambda tensor: tensor.dtype == torch.bfloat16)
-    monkeypatch.setattr(pair_plans, "SPEED", 1e9)
+    monkeypatch.setattr(matrix_unit, "serves", lambda tensor: tensor.dtype == torch.bfloat16)
+    monkeypatch.setattr(matrix_unit, "SPEED", 1e9)
     monkeypatch.setattr(pair_plans, "SAVED", 0)
-    monkeypatch.setattr(pair_plans, "FEW_ROWS", 0)
+    monkeypatch.setattr(matrix_unit, "FEW_ROWS", 0)
 
 
 @pytest.fixture(params=CUTS)
 def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     piece, copied, outputs = CUTS[request.param]
-    monkeypatch.setattr(pair_plans, "PIECE", piece)
-    monkeypatch.setattr(pair_plans, "MOST_ROWS", 512 if request.param == "whole" else 5)
-    monkeypatch.setattr(pair_plans, "FEWEST_ROWS", 1)
-    monkeypatch.setattr(pair_plans, "SMALL_COPY", copied)
-    monkeypatch.setattr(pair_plans, "ENOUGH_OUTPUTS", outputs)
+    monkeypatch.setattr(matrix_unit, "PIECE", piece)
+    monkeypatch.setattr(matrix_unit, "MOST_ROWS", 512 if request.param == "whole" else 5)
+    monkeypatch.setattr(matrix_unit, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(matrix_unit, "SMALL_COPY", copied)
+    monkeypatch.setattr(matrix_unit, "ENOUGH_OUTPUTS", outputs)
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def sizes_of_plans() -> Iterator[tuple[int, ...]]:
 def test_no_piece_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums have a length that the unit takes, and products of few rows are not large (see `matrix_unit`)."""
     monkeypatch.undo()
-    monkeypatch.setattr(pair_plans, "serves", lambda tensor: True)
+    monkeypatch.setattr(matrix_unit, "serves", lambda tensor: True)
     seen = Counter()
     for b, s, t, outputs, m, n in sizes_of_plans():
         shapes = ((b, s, m), (b, t, n), (outputs, m, n), (b, outputs, s, t))

@@ -283,6 +283,18 @@ def flat(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1])
 
 
+def check_step(x: Tensor, y: Tensor, g: Tensor, weight: Tensor, z: Tensor, dx: Tensor, dy: Tensor) -> None:
+    """All primitives, with results z, dx and dy of the caller's making."""
+    dweight = nan(*weight.shape, dtype=x.dtype)
+    gpu.contract(x, y, weight, None, z)
+    assert_as_good_as_einsum(flat(z), "bm,bn,lmn->bl", [flat(x), flat(y), weight])
+    gpu.grad_inputs(g, x, y, weight, dx, dy)
+    assert_as_good_as_einsum(flat(dx), "bl,bn,lmn->bm", [flat(g), flat(y), weight])
+    assert_as_good_as_einsum(flat(dy), "bl,bm,lmn->bn", [flat(g), flat(x), weight])
+    gpu.grad_weight(g, x, y, dweight)
+    assert_as_good_as_einsum(dweight, "bl,bm,bn->lmn", [flat(g), flat(x), flat(y)])
+
+
 @pytest.mark.parametrize(("batch", "order"), BATCHES.values(), ids=BATCHES)
 def test_batches(batch, order):
     """x lies in the batch's order, y in row-major order, results as the public functions allocate them."""
@@ -291,14 +303,7 @@ def test_batches(batch, order):
     weight = torch.randn(L, M, N, device=DEVICE)
     feature_dim = order.index(len(batch)) - len(order)
     z, dx, dy = (allocated(batch, features, feature_dim) for features in (L, M, N))
-    dweight = nan(L, M, N, dtype=x.dtype)
-    gpu.contract(x, y, weight, None, z)
-    assert_as_good_as_einsum(flat(z), "bm,bn,lmn->bl", [flat(x), flat(y), weight])
-    gpu.grad_inputs(g, x, y, weight, dx, dy)
-    assert_as_good_as_einsum(flat(dx), "bl,bn,lmn->bm", [flat(g), flat(y), weight])
-    assert_as_good_as_einsum(flat(dy), "bl,bm,lmn->bn", [flat(g), flat(x), weight])
-    gpu.grad_weight(g, x, y, dweight)
-    assert_as_good_as_einsum(dweight, "bl,bm,bn->lmn", [flat(g), flat(x), flat(y)])
+    check_step(x, y, g, weight, z, dx, dy)
 
 
 def test_pairs_by_expansion():
@@ -308,14 +313,7 @@ def test_pairs_by_expansion():
     y = torch.randn(2, 1, 4, N, device=DEVICE).expand(2, 3, 4, N)
     g, weight = torch.randn(2, 3, 4, L, device=DEVICE), torch.randn(L, M, N, device=DEVICE)
     z, dx, dy = (nan(2, 3, 4, features, dtype=x.dtype) for features in (L, M, N))
-    dweight = nan(L, M, N, dtype=x.dtype)
-    gpu.contract(x, y, weight, None, z)
-    assert_as_good_as_einsum(flat(z), "bm,bn,lmn->bl", [flat(x), flat(y), weight])
-    gpu.grad_inputs(g, x, y, weight, dx, dy)
-    assert_as_good_as_einsum(flat(dx), "bl,bn,lmn->bm", [flat(g), flat(y), weight])
-    assert_as_good_as_einsum(flat(dy), "bl,bm,lmn->bn", [flat(g), flat(x), weight])
-    gpu.grad_weight(g, x, y, dweight)
-    assert_as_good_as_einsum(dweight, "bl,bm,bn->lmn", [flat(g), flat(x), flat(y)])
+    check_step(x, y, g, weight, z, dx, dy)
     for inputs, outputs in (([x, y], [z]), ([g, x, y], [dx, dy]), ([g, x, y], [])):
         rows, served = batch_rows(inputs, outputs)
         assert rows.count == 24

@@ -20,8 +20,8 @@ class Plan:
     """An order, with the rows of the batch and the fused columns of one piece.
 
     `axes` says which axis of the weight plays which role: (p, q, r) of `contract`; for its gradient (alone, outer,
-    inner), where the product of outer and inner meets the factor alone. `outputs`: of how many of p the order "rounded"
-    meets the weight at a time, 0 for all.
+    inner), where the product of outer and inner meets the factor alone. `outputs`: of how many of p an order of the
+    matrix unit meets the weight at a time, 0 for all.
     """
 
     order: str

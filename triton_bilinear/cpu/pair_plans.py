@@ -11,22 +11,8 @@ from itertools import product
 
 from torch import Tensor
 
+from . import matrix_unit as unit
 from .costs import is_matrix
-from .matrix_unit import (
-    ENOUGH_OUTPUTS,
-    FEW_ROWS,
-    FEWEST_ROWS,
-    LARGEST_FACTOR,
-    LARGEST_PIECE,
-    LONGEST,
-    MOST_ROWS,
-    PIECE,
-    SMALL_COPY,
-    SPEED,
-    can_be_a_piece,
-    padded,
-    serves,
-)
 from .pieces import span_lengths
 
 # Multiply-adds of float32 that must be saved to make up for copies and calls.
@@ -68,52 +54,60 @@ class GradWeightPlan:
 
 def plan_pairwise(x: Tensor, y: Tensor, weight: Tensor) -> PairwisePlan | None:
     """All pairs of rows of x (B, S, M) and y (B, T, N), weight (L, M, N)."""
-    if not serves(weight):
+    if not unit.serves(weight):
         return None
     (batch, s, _), t = x.shape, y.shape[1]
-    m, n = padded(1, weight.shape[1]), padded(1, weight.shape[2])
-    rows = min(MOST_ROWS, batch * s, LARGEST_PIECE // max(n, t))
-    if rows < min(FEWEST_ROWS, batch * s) or max(m, n) > LONGEST or not _pays(weight, batch, s, t, s * n * (m + t)):
+    m, n = unit.padded(1, weight.shape[1]), unit.padded(1, weight.shape[2])
+    rows = min(unit.MOST_ROWS, batch * s, unit.LARGEST_PIECE // max(n, t))
+    if (
+        rows < min(unit.FEWEST_ROWS, batch * s)
+        or max(m, n) > unit.LONGEST
+        or not _pays(weight, batch, s, t, s * n * (m + t))
+    ):
         return None
-    outputs = max(1, PIECE // (rows * max(n, t)))
-    return PairwisePlan(rows, max(1, PIECE // (t * n)), outputs, max(1, SMALL_COPY // (m * n)), m, n)
+    outputs = max(1, unit.PIECE // (rows * max(n, t)))
+    return PairwisePlan(rows, max(1, unit.PIECE // (t * n)), outputs, max(1, unit.SMALL_COPY // (m * n)), m, n)
 
 
 def plan_grad_x(g: Tensor, y: Tensor, weight: Tensor) -> GradXPlan | None:
     """The gradient of x from g (B, L, S, T), y (B, T, N) and weight (L, M, N)."""
-    if not serves(weight):
+    if not unit.serves(weight):
         return None
     batch, outputs, s, plain_t = g.shape
     m, plain_n = weight.shape[1:]
-    t, n = padded(1, plain_t), padded(outputs, plain_n)
-    rows = min(MOST_ROWS, batch * s, LARGEST_PIECE // (outputs * max(n, t)))
-    if rows < min(FEWEST_ROWS, batch * s) or t > LONGEST or not _pays(weight, batch, s, plain_t, s * n * (m + t)):
+    t, n = unit.padded(1, plain_t), unit.padded(outputs, plain_n)
+    rows = min(unit.MOST_ROWS, batch * s, unit.LARGEST_PIECE // (outputs * max(n, t)))
+    if (
+        rows < min(unit.FEWEST_ROWS, batch * s)
+        or t > unit.LONGEST
+        or not _pays(weight, batch, s, plain_t, s * n * (m + t))
+    ):
         return None
-    samples = max(1, min(PIECE // (t * n), rows // s))
+    samples = max(1, min(unit.PIECE // (t * n), rows // s))
     lengths = product(span_lengths(batch, samples), span_lengths(s, rows))
-    if not all(can_be_a_piece(some * each, outputs * n) for some, each in lengths):
+    if not all(unit.can_be_a_piece(some * each, outputs * n) for some, each in lengths):
         return None
-    room = max(SMALL_COPY, min(LARGEST_PIECE, ENOUGH_OUTPUTS * outputs * n))
+    room = max(unit.SMALL_COPY, min(unit.LARGEST_PIECE, unit.ENOUGH_OUTPUTS * outputs * n))
     in_place = n == plain_n and is_matrix(weight.shape, weight.stride(), (1, 0, 2))
     return GradXPlan(rows, samples, m if in_place else max(1, room // (outputs * n)), t, n)
 
 
 def plan_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> GradWeightPlan | None:
     """The gradient of the weight, out (L, M, N), from g (B, L, S, T), x (B, S, M) and y (B, T, N)."""
-    if not serves(out):
+    if not unit.serves(out):
         return None
     (batch, s, m), (plain_t, n) = x.shape, y.shape[1:]
-    length, t = padded(1, batch * s), padded(1, plain_t)
-    outputs = min(PIECE // length, LARGEST_PIECE // m) // n
-    if not outputs or t > LONGEST or m <= FEW_ROWS or m * length > LARGEST_FACTOR:
+    length, t = unit.padded(1, batch * s), unit.padded(1, plain_t)
+    outputs = min(unit.PIECE // length, unit.LARGEST_PIECE // m) // n
+    if not outputs or t > unit.LONGEST or m <= unit.FEW_ROWS or m * length > unit.LARGEST_FACTOR:
         return None
     if not _pays(out, batch, s, plain_t, s * n * (m + t)):
         return None
-    return GradWeightPlan(length, max(1, PIECE // (t * max(n, s * outputs))), outputs, t)
+    return GradWeightPlan(length, max(1, unit.PIECE // (t * max(n, s * outputs))), outputs, t)
 
 
 def _pays(weight: Tensor, batch: int, s: int, t: int, work: int) -> bool:
     """Whether the unit's multiply-adds for a sample and output, of padded sums, take less time than float32's."""
     outputs, m, n = weight.shape
     plain = min(s * n * (m + t), t * m * (n + s))
-    return batch * outputs * (plain - work / SPEED) > SAVED
+    return batch * outputs * (plain - work / unit.SPEED) > SAVED

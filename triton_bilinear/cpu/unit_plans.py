@@ -8,23 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
+from . import matrix_unit as unit
 from .costs import COPY, Plan, Sizes, is_matrix
-from .matrix_unit import (
-    ENOUGH_OUTPUTS,
-    FEW_ROWS,
-    FEWEST_ROWS,
-    LARGEST_FACTOR,
-    LARGEST_PIECE,
-    LONGEST,
-    MOST_ROWS,
-    PIECE,
-    SMALL_COPY,
-    SPEED,
-    SUM,
-    can_be_a_piece,
-    even,
-    padded,
-)
 from .pieces import piece_lengths
 
 # Multiply-adds of the float32 product that take as long as ... (all measured on a Xeon with AMX)
@@ -40,7 +25,7 @@ UNIT_CALL = 2.5e6  # what is fixed for each product of the unit
 VECTOR = 32
 
 # Rows of a piece that holds all products of them.
-ROWS = (64, FEWEST_ROWS)
+ROWS = (64, unit.FEWEST_ROWS)
 
 # Dot products of fewer outputs take the unit longer than float32.
 FEWEST_OUTPUTS = 4
@@ -49,20 +34,20 @@ FEWEST_OUTPUTS = 4
 def contract_plans(axes_of_batch: tuple[int, ...], sizes: Sizes, strides: Sizes, axes: Sizes) -> Iterator[Plan]:
     """Those with these axes (p, q, r), for out[b, p] = sum u[b, q] v[b, r] T[p, q, r]."""
     p, q, r = (sizes[axis] for axis in axes)
-    width = padded(q, r)
+    width = unit.padded(q, r)
     columns, batch = q * width, prod(axes_of_batch)
-    if columns > LARGEST_PIECE:
+    if columns > unit.LARGEST_PIECE:
         return
     in_place = width == r and is_matrix(sizes, strides, axes)
     dense = 1 in (strides[axes[0]], strides[axes[2]])
     # What einsum holds of a step is a few times as large as the products of all rows.
-    room = max(SMALL_COPY, min(LARGEST_PIECE, max(ENOUGH_OUTPUTS, batch // 8) * columns))
+    room = max(unit.SMALL_COPY, min(unit.LARGEST_PIECE, max(unit.ENOUGH_OUTPUTS, batch // 8) * columns))
     parts = 1 if in_place else -(-p * columns // room)
-    outputs = even(-(-p // parts))
+    outputs = unit.even(-(-p // parts))
     # The more rows of a piece the fewer copies.
-    for fewest in ROWS if parts == 1 else (LARGEST_PIECE // columns, *ROWS):
-        rows = even(-(-batch // -(-batch // max(fewest, PIECE // columns))))
-        if not all(can_be_a_piece(length, columns) for length in piece_lengths(axes_of_batch, rows)):
+    for fewest in ROWS if parts == 1 else (unit.LARGEST_PIECE // columns, *ROWS):
+        rows = unit.even(-(-batch // -(-batch // max(fewest, unit.PIECE // columns))))
+        if not all(unit.can_be_a_piece(length, columns) for length in piece_lengths(axes_of_batch, rows)):
             continue
         pieces = -(-batch // rows)
         products = batch * p * columns / _rate(rows, outputs, few=16) + batch * _products(q, width)
@@ -74,14 +59,14 @@ def contract_plans(axes_of_batch: tuple[int, ...], sizes: Sizes, strides: Sizes,
 def project_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Iterator[Plan]:
     """At most one with these axes (p, q, r), for out[b, p] = sum_r v[b, r] sum_q u[b, q] T[p, q, r]."""
     p, q, r = (sizes[axis] for axis in axes)
-    q, r = padded(1, q), padded(1, r)
-    rows = min(batch, MOST_ROWS)
-    if p < FEWEST_OUTPUTS or max(q, r) > LONGEST:
+    q, r = unit.padded(1, q), unit.padded(1, r)
+    rows = min(batch, unit.MOST_ROWS)
+    if p < FEWEST_OUTPUTS or max(q, r) > unit.LONGEST:
         return
     # Where p is dense a part of it is the inner axis of a copy: the longer the better.
     inner = strides[axes[0]] == 1
-    columns = min(p, max(1, (LARGEST_PIECE if inner else PIECE // 2) // (rows * r))) * r
-    copied = max(1, min(columns, SMALL_COPY // q) // r)
+    columns = min(p, max(1, (unit.LARGEST_PIECE if inner else unit.PIECE // 2) // (rows * r))) * r
+    copied = max(1, min(columns, unit.SMALL_COPY // q) // r)
     pieces, parts = -(-batch // rows), -(-p * r // columns)
     products = batch * p * r * (q + SHORT_SUM) / _rate(rows, copied * r, few=16)
     dots = batch * (p * r * BY_UNIT + parts * ROW)
@@ -94,9 +79,9 @@ def project_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Iter
 def weight_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Iterator[Plan]:
     """At most one with these axes (alone, outer, inner), for the gradient of a weight; all of the batch is a piece."""
     alone, outer, inner = (sizes[axis] for axis in axes)
-    rows = -(-batch // SUM) * SUM
-    columns = min(PIECE // rows, LARGEST_PIECE // alone) // inner * inner
-    if alone <= FEW_ROWS or not columns or alone * rows > LARGEST_FACTOR:
+    rows = -(-batch // unit.SUM) * unit.SUM
+    columns = min(unit.PIECE // rows, unit.LARGEST_PIECE // alone) // inner * inner
+    if alone <= unit.FEW_ROWS or not columns or alone * rows > unit.LARGEST_FACTOR:
         return
     pieces = -(-outer * inner // columns)
     dense = strides[axes[2]] == 1
@@ -108,7 +93,7 @@ def weight_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Itera
 
 def _rate(rows: int, columns: int, few: float) -> float:
     """Multiply-adds for one of the float32 product, of (rows, ...) x (..., columns); `few` columns leave half of it."""
-    return SPEED * rows / (rows + 32.0) * columns / (columns + few)
+    return unit.SPEED * rows / (rows + 32.0) * columns / (columns + few)
 
 
 def multiplies_rows(outer: int, inner: int) -> bool:
