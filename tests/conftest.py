@@ -59,6 +59,15 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
+@pytest.fixture(params=["torch", "triton"])
+def either_path(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs a test that makes its tensors on the CPU on either path: Triton's takes these in the interpreter only."""
+    if request.param == "triton" and not (triton_installed() and INTERPRETED):
+        pytest.skip("CPU tensors take the Triton path in the interpreter only")
+    with use_backend(request.param):
+        yield
+
+
 @pytest.fixture
 def device(backend: str) -> torch.device:
     """Where the backend's tensors live: the GPU for Triton's kernels if there is one."""

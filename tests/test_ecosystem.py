@@ -58,6 +58,7 @@ def test_opcheck(backend, device, name, shapes, requires_grad):
 
 @pytest.mark.parametrize("count", [3, 0])
 @pytest.mark.parametrize(("name", "shapes"), CASES, ids=str)
+@pytest.mark.usefixtures("either_path")
 def test_vmap_of_every_op_over_every_combination(name, shapes, count):
     """vmap(op) is a loop over op, whichever of its tensors are mapped, and along whichever axis, be it of size 0."""
     op = getattr(torch.ops.triton_bilinear, name)
@@ -85,6 +86,7 @@ def test_vmap_of_every_op_over_every_combination(name, shapes, count):
 
 
 @pytest.mark.parametrize("batch", [2, 9])
+@pytest.mark.usefixtures("either_path")
 def test_weights_and_samples_that_differ(batch):
     """Small batches go through batched products, large ones one by one: the same numbers and gradients."""
     x, y = tensor(3, batch, 4, requires_grad=True), tensor(3, batch, 5, requires_grad=True)
@@ -107,6 +109,7 @@ def test_vmap_on_either_path(backend, device):
 
 
 @pytest.mark.parametrize("outputs", [1, 6])
+@pytest.mark.usefixtures("either_path")
 def test_gradients_for_each_sample(outputs):
     layer = tb.Bilinear(4, 5, outputs).double()
     parameters = {name: value.detach() for name, value in layer.named_parameters()}
@@ -123,6 +126,7 @@ def test_gradients_for_each_sample(outputs):
 
 
 @pytest.mark.parametrize("outputs", [1, 6])
+@pytest.mark.usefixtures("either_path")
 def test_jacobians_and_hessians(outputs):
     x, y, weight = tensor(4), tensor(5), tensor(outputs, 4, 5)
 
@@ -140,6 +144,7 @@ def test_jacobians_and_hessians(outputs):
 
 
 @pytest.mark.parametrize("outputs", [1, 6])
+@pytest.mark.usefixtures("either_path")
 def test_jacobians_of_nothing(outputs):
     x, y, weight = tensor(0, 4), tensor(0, 5), tensor(outputs, 4, 5)
     for wrt, argument in enumerate((x, y, weight)):
@@ -147,6 +152,7 @@ def test_jacobians_of_nothing(outputs):
     assert jacrev(tb.pairwise_bilinear, 2)(x, y, weight).shape == (outputs, 0, 0, *weight.shape)
 
 
+@pytest.mark.usefixtures("either_path")
 def test_pairwise_jacobians_and_hessians():
     x, y, weight = tensor(2, 3), tensor(3, 2), tensor(2, 3, 2)
 
@@ -159,6 +165,7 @@ def test_pairwise_jacobians_and_hessians():
         assert_near(ours[row][column], theirs[row][column])
 
 
+@pytest.mark.usefixtures("either_path")
 def test_jvp_and_nesting():
     x, y, weight = tensor(3, 4), tensor(3, 5), tensor(6, 4, 5)
     tx, tw = torch.randn_like(x), torch.randn_like(weight)

@@ -97,6 +97,7 @@ with triton_bilinear.use_backend({backend!r}):
 
 @pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.parametrize("outputs", [1, 6])
+@pytest.mark.usefixtures("either_path")
 def test_no_more_graphs_than_linear(outputs):
     """Batch after batch without a word on what is dynamic: recompiled when torch's own layer is, and no more."""
     counts = []
@@ -157,6 +158,7 @@ def test_a_number_of_outputs_that_depends_on_values(backend, device):
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.usefixtures("either_path")
 def test_two_unbacked_batches_need_to_be_told_equal():
     """As with any op of torch that does not broadcast; torch._check tells."""
     weight = torch.randn(6, 4, 5)
@@ -185,6 +187,7 @@ def test_two_unbacked_batches_need_to_be_told_equal():
 @pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.parametrize("outputs", [1, 6])
 class TestDerivativesUnderCompile:
+    @pytest.mark.usefixtures("either_path")
     def test_double_backward_of_a_compiled_function_is_refused(self, outputs):
         leaves = leaves_of(outputs)
         result = torch.compile(tb.bilinear, fullgraph=True, backend="aot_eager")(*leaves)
@@ -192,6 +195,7 @@ class TestDerivativesUnderCompile:
         with pytest.raises(RuntimeError, match="does not currently support double backward"):
             torch.autograd.grad(first.sum(), leaves)
 
+    @pytest.mark.usefixtures("either_path")
     def test_double_backward_inside_works(self, outputs):
         """A gradient penalty: the first backward in the graph, the second that of the graph."""
 
@@ -202,11 +206,11 @@ class TestDerivativesUnderCompile:
         leaves = leaves_of(outputs)
         with torch._dynamo.config.patch(trace_autograd_ops=True):
             compiled = torch.compile(penalty, fullgraph=True, backend="aot_eager")(*leaves)
-        with tb.use_backend("torch"):  # the ops, as in the graph: another order of the sums rounds otherwise
-            expected = torch.autograd.grad(penalty(*leaves), leaves)
+        expected = torch.autograd.grad(penalty(*leaves), leaves)
         for got, want in zip(torch.autograd.grad(compiled, leaves), expected, strict=True):
             assert_near(got, want)
 
+    @pytest.mark.usefixtures("either_path")
     def test_compiled_autograd(self, outputs):
         leaves = leaves_of(outputs)
         expected = torch.autograd.grad(tb.bilinear(*leaves).square().sum(), leaves)
@@ -216,6 +220,7 @@ class TestDerivativesUnderCompile:
         for leaf, want in zip(leaves, expected, strict=True):
             assert_near(leaf.grad, want)
 
+    @pytest.mark.usefixtures("either_path")
     def test_transforms_of_torch_func(self, outputs):
         x, y, weight, _ = (leaf.detach() for leaf in leaves_of(outputs))
 
@@ -265,6 +270,7 @@ def test_no_op_keeps_inductor_from_cuda_graphs(name):
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.usefixtures("either_path")
 def test_aotinductor_package(tmp_path):
     """A package runs, for any batch, in a process that imported this library, which has the ops; others say so."""
     layer, batch = tb.Bilinear(4, 5, 6), torch.export.Dim("batch")

@@ -31,6 +31,7 @@ def test_bilinear_is_a_torch_bilinear(bias):
     assert_near(ours(x, y), theirs(x, y).double())
 
 
+@pytest.mark.usefixtures("either_path")
 def test_each_loads_the_others_state():
     theirs, ours = torch.nn.Bilinear(3, 4, 5), tb.Bilinear(3, 4, 5)
     x, y = torch.randn(2, 3), torch.randn(2, 4)
@@ -67,6 +68,7 @@ def test_pairwise_is_initialised_as_bilinear():
 
 
 @pytest.mark.parametrize("module", MODULES)
+@pytest.mark.usefixtures("either_path")
 def test_copies_compute_the_same(module, tmp_path):
     layer = module(3, 4, 5)
     x, y = torch.randn(2, 3), torch.randn(2, 4)
@@ -82,6 +84,7 @@ def test_copies_compute_the_same(module, tmp_path):
 
 
 @pytest.mark.parametrize("module", MODULES)
+@pytest.mark.usefixtures("either_path")
 def test_meta_construction(module):
     layer = module(3, 4, 5, device="meta")
     x, y = torch.randn(2, 3, device="meta"), torch.randn(2, 4, device="meta")
@@ -93,6 +96,7 @@ def test_meta_construction(module):
 
 
 @pytest.mark.parametrize("module", MODULES)
+@pytest.mark.usefixtures("either_path")
 def test_functional_call(module):
     layer = module(3, 4, 5)
     x, y = torch.randn(2, 3), torch.randn(2, 4)
@@ -100,6 +104,7 @@ def test_functional_call(module):
     assert not torch.func.functional_call(layer, zeros, (x, y)).any()
 
 
+@pytest.mark.usefixtures("either_path")
 def test_training_follows_torch():
     """Ten steps of SGD from one state: the same losses."""
     torch.manual_seed(0)

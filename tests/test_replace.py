@@ -14,6 +14,8 @@ from torch.nn.utils import parametrizations, parametrize, prune, stateless
 
 import triton_bilinear as tb
 
+pytestmark = pytest.mark.usefixtures("either_path")
+
 TORCH, OURS = torch.nn.Bilinear, tb.Bilinear
 
 
