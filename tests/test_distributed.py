@@ -23,6 +23,7 @@ from torch.distributed.tensor.parallel import parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 import triton_bilinear as tb
+from triton_bilinear import distributed
 from triton_bilinear.distributed import In1Parallel, OutputParallel
 
 R, P, S = Replicate(), Partial(), Shard
@@ -315,6 +316,20 @@ def on_ranks_style(style, sizes, bias, inputs, output, forward, backward):
 )
 def test_a_parallel_layer_is_the_layer(ranks, style, sizes, bias, inputs, output, forward, backward):
     ranks.run(on_ranks_style, style, sizes, bias, inputs, output, forward, backward)
+
+
+def on_ranks_example():
+    lines = [line.strip() for line in distributed.__doc__.splitlines() if line.startswith("    ")]
+    code = "\n".join(lines).replace('"cuda", (8,)', '"cpu", (torch.distributed.get_world_size(),)')
+    assert '"cpu"' in code
+    model = torch.nn.ModuleDict({"score": tb.Bilinear(4, 5, 6), "mix": tb.Bilinear(4, 5, 6)})
+    exec(code, globals() | {"model": model})
+    return [layer.weight.placements for layer in model.values()]
+
+
+def test_the_docstrings_example(ranks):
+    """On as many CPUs as there are ranks."""
+    assert ranks.run(on_ranks_example) == [[(S(0),), (S(1),)]] * ranks.size
 
 
 class Net(torch.nn.Module):

@@ -36,6 +36,12 @@ def commands(codes: Iterable[str]) -> list[str]:
 
 
 COMMANDS = commands([*LINES, *re.findall(r"`([^`\n]+)`", TEXT)])
+# Lines of commands in other texts: docstrings, and the README of the stored configs.
+ELSEWHERE = [
+    match
+    for path in [*README.parent.glob("triton_bilinear/**/*.py"), README.parent / "tune_configs" / "README.md"]
+    for match in re.findall(r"^    (?:\w+=\w+ )?(python -m triton_bilinear .*)", path.read_text(), re.MULTILINE)
+]
 # Those that stand alone and are neither the tests nor run by .ci/run.
 RUN = [command for command in commands(LINES) if command.startswith("python -m triton_bilinear ")]
 
@@ -49,9 +55,10 @@ def test_the_blocks_run() -> None:
 
 def test_there_are_commands() -> None:
     assert len(COMMANDS) > 10
+    assert len(ELSEWHERE) > 3
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *ELSEWHERE])
 def test_a_command_is_one_that_there_is(command: str) -> None:
     """Its words are parsed as they would be: options, extras and scripts exist."""
     words = shlex.split(command)
