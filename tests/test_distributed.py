@@ -170,8 +170,10 @@ def on_ranks_ways(name, shapes, ways):
         assert got == wanted, f"{way}: result placed as {got}, expected {wanted}"
 
 
+@pytest.mark.parametrize("ranks", [(2, "torch"), (4, "torch")], indirect=True)
 @pytest.mark.parametrize("case", OPS)
 def test_what_needs_no_communication_has_none(ranks, case):
+    """A rule does not look at what computes the parts; on the Triton path gradients of every order are taken below."""
     ranks.run(on_ranks_ways, case.split()[0], OPS[case], WAYS[case])
 
 
