@@ -59,13 +59,11 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-@pytest.fixture(params=["torch", "triton"])
-def either_path(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Runs a test that makes its tensors on the CPU on either path: Triton's takes these in the interpreter only."""
-    if request.param == "triton" and not (triton_installed() and INTERPRETED):
+@pytest.fixture
+def either_path(backend: str) -> None:
+    """As `backend`, for a test that makes its tensors on the CPU."""
+    if backend == "triton" and not INTERPRETED:
         pytest.skip("CPU tensors take the Triton path in the interpreter only")
-    with use_backend(request.param):
-        yield
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from math import prod
+from types import ModuleType
 
 import oracle
 import pytest
@@ -39,20 +40,22 @@ def unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         planner.cache_clear()
 
 
+def record(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, called: list[str]) -> None:
+    """Has each call of the module's function add its name to `called`."""
+    function = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args: (called.append(name), function(*args))[1])
+
+
 @pytest.fixture(params=["contract_plans", "project_plans"])
 def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The functions of the unit that were called; plans of one order alone are made."""
     called: list[str] = []
-
-    def counted(name: str, function: Callable) -> Callable:
-        return lambda *args: (called.append(name), function(*args))[1]
-
     other = {"contract_plans": "project_plans", "project_plans": "contract_plans"}[request.param]
     monkeypatch.setattr(unit_plans, other, lambda *args: [])
     monkeypatch.setattr(unit_plans, "FEWEST_OUTPUTS", 1)
     order = {"contract_plans": rounded, "project_plans": rounded_project}[request.param]
-    monkeypatch.setattr(order, "contract", counted("contract", order.contract))
-    monkeypatch.setattr(rounded, "grad_weight", counted("grad_weight", rounded.grad_weight))
+    record(monkeypatch, order, "contract", called)
+    record(monkeypatch, rounded, "grad_weight", called)
     return called
 
 

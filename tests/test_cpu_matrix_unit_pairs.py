@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from test_cpu import LAYOUTS, LiveElements, dense, rotated, sliced, transposed
+from test_cpu_matrix_unit import record
 from test_cpu_pairwise import PRIMITIVES, SIZES, check
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -44,12 +45,8 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The functions of `rounded_pairs` that were called."""
     called: list[str] = []
-
-    def counted(name: str, function: Callable) -> Callable:
-        return lambda *args: (called.append(name), function(*args))[1]
-
     for name in PRIMITIVES:
-        monkeypatch.setattr(rounded_pairs, name, counted(name, getattr(rounded_pairs, name)))
+        record(monkeypatch, rounded_pairs, name, called)
     return called
 
 

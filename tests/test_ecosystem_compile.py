@@ -95,9 +95,8 @@ with triton_bilinear.use_backend({backend!r}):
     assert done.stdout.strip() == "True"
 
 
-@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.usefixtures("_fresh_compiler", "either_path")
 @pytest.mark.parametrize("outputs", [1, 6])
-@pytest.mark.usefixtures("either_path")
 def test_no_more_graphs_than_linear(outputs):
     """Batch after batch without a word on what is dynamic: recompiled when torch's own layer is, and no more."""
     counts = []
@@ -157,8 +156,7 @@ def test_a_number_of_outputs_that_depends_on_values(backend, device):
                 assert_near(got, want)
 
 
-@pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.usefixtures("either_path")
+@pytest.mark.usefixtures("_fresh_compiler", "either_path")
 def test_two_unbacked_batches_need_to_be_told_equal():
     """As with any op of torch that does not broadcast; torch._check tells."""
     weight = torch.randn(6, 4, 5)
@@ -269,8 +267,7 @@ def test_no_op_keeps_inductor_from_cuda_graphs(name):
     assert torch.Tag.cudagraph_unsafe not in getattr(torch.ops.triton_bilinear, name).default.tags
 
 
-@pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.usefixtures("either_path")
+@pytest.mark.usefixtures("_fresh_compiler", "either_path")
 def test_aotinductor_package(tmp_path):
     """A package runs, for any batch, in a process that imported this library, which has the ops; others say so."""
     layer, batch = tb.Bilinear(4, 5, 6), torch.export.Dim("batch")

@@ -53,7 +53,17 @@ def one_axis(sizes: Sequence[int], strides: Sequence[int], outer: int, inner: in
 def is_matrix(sizes: Sequence[int], strides: Sequence[int], axes: Sizes) -> bool:
     """Whether torch's matrix product takes a tensor as it lies, as a matrix of one axis and two fused ones."""
     rows, outer, inner = axes
-    columns, step = sizes[outer] * sizes[inner], strides[outer if sizes[inner] == 1 else inner]
-    return one_axis(sizes, strides, outer, inner) and (
-        (step == 1 and strides[rows] >= columns) or (strides[rows] == 1 and step >= sizes[rows])
-    )
+    step = strides[outer if sizes[inner] == 1 else inner]
+    shape = sizes[rows], sizes[outer] * sizes[inner]
+    return one_axis(sizes, strides, outer, inner) and blas_takes(shape, (strides[rows], step))
+
+
+def blas_takes(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether torch's matrix product takes a matrix as it lies: one axis dense, the other's stride longer."""
+    (rows, columns), (row_stride, column_stride) = shape, strides
+    return (column_stride == 1 and row_stride >= max(1, columns)) or (row_stride == 1 and column_stride >= max(1, rows))
+
+
+def pair_work(s: int, t: int, m: int, n: int) -> int:
+    """Multiply-adds for each sample and output of all pairs, where s rows of m features meet the weight, and then t."""
+    return s * n * (m + t)

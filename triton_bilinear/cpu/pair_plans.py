@@ -12,7 +12,7 @@ from itertools import product
 from torch import Tensor
 
 from . import matrix_unit as unit
-from .costs import is_matrix
+from .costs import is_matrix, pair_work
 from .pieces import span_lengths
 
 # Multiply-adds of float32 that must be saved to make up for copies and calls.
@@ -62,7 +62,7 @@ def plan_pairwise(x: Tensor, y: Tensor, weight: Tensor) -> PairwisePlan | None:
     if (
         rows < min(unit.FEWEST_ROWS, batch * s)
         or max(m, n) > unit.LONGEST
-        or not _pays(weight, batch, s, t, s * n * (m + t))
+        or not _pays(weight, batch, s, t, pair_work(s, t, m, n))
     ):
         return None
     outputs = max(1, unit.PIECE // (rows * max(n, t)))
@@ -80,7 +80,7 @@ def plan_grad_x(g: Tensor, y: Tensor, weight: Tensor) -> GradXPlan | None:
     if (
         rows < min(unit.FEWEST_ROWS, batch * s)
         or t > unit.LONGEST
-        or not _pays(weight, batch, s, plain_t, s * n * (m + t))
+        or not _pays(weight, batch, s, plain_t, pair_work(s, t, m, n))
     ):
         return None
     samples = max(1, min(unit.PIECE // (t * n), rows // s))
@@ -101,7 +101,7 @@ def plan_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> GradWeight
     outputs = min(unit.PIECE // length, unit.LARGEST_PIECE // m) // n
     if not outputs or t > unit.LONGEST or m <= unit.FEW_ROWS or m * length > unit.LARGEST_FACTOR:
         return None
-    if not _pays(out, batch, s, plain_t, s * n * (m + t)):
+    if not _pays(out, batch, s, plain_t, pair_work(s, t, m, n)):
         return None
     return GradWeightPlan(length, max(1, unit.PIECE // (t * max(n, s * outputs))), outputs, t)
 
@@ -109,5 +109,5 @@ def plan_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> GradWeight
 def _pays(weight: Tensor, batch: int, s: int, t: int, work: int) -> bool:
     """Whether the unit's multiply-adds for a sample and output, of padded sums, take less time than float32's."""
     outputs, m, n = weight.shape
-    plain = min(s * n * (m + t), t * m * (n + s))
+    plain = min(pair_work(s, t, m, n), pair_work(t, s, n, m))
     return batch * outputs * (plain - work / unit.SPEED) > SAVED

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import pair_plans, rounded_pairs
 from .columns import OutputsOuter, layout_of, matrices, target_matrices
+from .costs import pair_work
 from .orders import piece_elements
 from .pieces import pair_pieces, spans
 from .workspace import ACCUMULATE, Workspace
@@ -125,7 +126,7 @@ def _multiply(work: Workspace, left: Tensor, slabs: Tensor) -> Tensor:
 def _work(first: Tensor, other: Tensor) -> int:
     """Multiply-adds for each sample and output where rows `first` (B, S, M) meet the weight, and then `other`."""
     (rows, m), (others, n) = first.shape[1:], other.shape[1:]
-    return rows * n * (m + others)
+    return pair_work(rows, others, m, n)
 
 
 class Pieces:

@@ -79,7 +79,7 @@ def project_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Iter
 def weight_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Iterator[Plan]:
     """At most one with these axes (alone, outer, inner), for the gradient of a weight; all of the batch is a piece."""
     alone, outer, inner = (sizes[axis] for axis in axes)
-    rows = -(-batch // unit.SUM) * unit.SUM
+    rows = unit.padded(1, batch)
     columns = min(unit.PIECE // rows, unit.LARGEST_PIECE // alone) // inner * inner
     if alone <= unit.FEW_ROWS or not columns or alone * rows > unit.LARGEST_FACTOR:
         return

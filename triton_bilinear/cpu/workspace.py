@@ -9,7 +9,7 @@ from typing import Generic, TypeGuard, TypeVar
 import torch
 from torch import Tensor
 
-from .costs import is_matrix, one_axis
+from .costs import blas_takes, is_matrix, one_axis
 from .pieces import row_pieces
 
 T = TypeVar("T")
@@ -24,9 +24,8 @@ ACCUMULATE = {
 
 
 def blas_ready(matrix: Tensor) -> bool:
-    """Whether torch's matrix product takes this matrix as it lies: one axis dense, the other's stride longer."""
-    (rows, columns), (row_stride, column_stride) = matrix.shape, matrix.stride()
-    return (column_stride == 1 and row_stride >= max(1, columns)) or (row_stride == 1 and column_stride >= max(1, rows))
+    """Whether torch's matrix product takes this matrix as it lies."""
+    return blas_takes(matrix.shape, matrix.stride())
 
 
 def fusible(tensor: Tensor, axis: int) -> bool:
