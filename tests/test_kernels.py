@@ -306,18 +306,32 @@ def test_batches(batch, order):
     check_step(x, y, g, weight, z, dx, dy)
 
 
-def test_pairs_by_expansion():
-    """x and y each expanded along the other's axis take three strides to walk: right, and y alone is copied."""
+def check_expanded(shape_x: tuple[int, ...], shape_y: tuple[int, ...], copied: bool) -> str:
+    """x and y of these batch shapes, each expanded along the other's axes of 1. Returns how tiles of 16 rows lie."""
     L, M, N = 5, 6, 7
-    x = torch.randn(2, 3, 1, M, device=DEVICE).expand(2, 3, 4, M)
-    y = torch.randn(2, 1, 4, N, device=DEVICE).expand(2, 3, 4, N)
-    g, weight = torch.randn(2, 3, 4, L, device=DEVICE), torch.randn(L, M, N, device=DEVICE)
-    z, dx, dy = (nan(2, 3, 4, features, dtype=x.dtype) for features in (L, M, N))
+    batch = torch.broadcast_shapes(shape_x, shape_y)
+    x = torch.randn(*shape_x, M, device=DEVICE).expand(*batch, M)
+    y = torch.randn(*shape_y, N, device=DEVICE).expand(*batch, N)
+    g, weight = torch.randn(*batch, L, device=DEVICE), torch.randn(L, M, N, device=DEVICE)
+    z, dx, dy = (nan(*batch, features, dtype=x.dtype) for features in (L, M, N))
     check_step(x, y, g, weight, z, dx, dy)
     for inputs, outputs in (([x, y], [z]), ([g, x, y], [dx, dy]), ([g, x, y], [])):
         rows, served = batch_rows(inputs, outputs)
-        assert rows.count == 24
-        assert [tensor is not given for tensor, given in zip(served, inputs, strict=True)] == [t is y for t in inputs]
+        assert rows.count == batch.numel()
+        assert any(tensor is not given for tensor, given in zip(served, inputs, strict=True)) == copied
+    return rows.kind(16)
+
+
+def test_pairs_by_expansion():
+    """Three strides walk them; nothing is copied."""
+    assert check_expanded((2, 3, 1), (2, 1, 4), copied=False) == "nested"
+    assert check_expanded((2, 2, 1), (2, 1, 32), copied=False) == "straight"
+    assert check_expanded((3, 1), (1, 7), copied=False) == "crossing"
+
+
+def test_batches_that_take_four_strides():
+    """One of the inputs is copied."""
+    check_expanded((2, 1, 3, 1), (1, 2, 1, 4), copied=True)
 
 
 @pytest.mark.parametrize(("batch", "order"), BATCHES.values(), ids=BATCHES)
@@ -395,6 +409,15 @@ def test_plan(name, plan, dtype):
         output.fill_(torch.nan)
     problem.run_plan(plan)
     assert all(map(torch.equal, first, problem.outputs))
+
+
+@pytest.mark.parametrize(("name", "plan"), PLANS)
+def test_plan_of_rows_too_narrow_for_asynchronous_copies(name, plan):
+    """Rows of an odd number of float16s: both operands of the product are loaded a step ahead."""
+    problem = small(name, torch.float16, (21, 17, 19, 23))
+    launches = problem.run_plan(plan)
+    assert (launches[0].arguments["AHEAD_LEFT"], launches[0].arguments["AHEAD_RIGHT"]) == (True, True)
+    problem.check()
 
 
 @pytest.mark.parametrize("name", PRIMITIVES)

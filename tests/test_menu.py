@@ -68,7 +68,7 @@ BEYOND_32_BITS = 2**31 + 2**12
 class Layout:
     """How a problem's tensors lie in memory.
 
-    size: of every axis but the batch. levels: of the batch, whose rows cross an outer step where there are two.
+    size: of every axis but the batch. levels: of the batch, whose rows cross outer steps where there are two or three.
     features_first: rows are contiguous, features far apart. weight: the weight's axes as they are stored, the last with
     stride 1. spread: the weight's first stored axis reaches beyond 2**31 elements.
     """
@@ -82,7 +82,13 @@ class Layout:
     def rows(self, features: int, dtype: torch.dtype) -> Tensor:
         if self.features_first:
             return empty((features, 1000), dtype).T
-        return empty((1000, features), dtype) if self.levels == 1 else empty((125, 12, features), dtype)[:, :8]
+        match self.levels:
+            case 1:
+                return empty((1000, features), dtype)
+            case 2:
+                return empty((125, 12, features), dtype)[:, :8]
+            case _:
+                return empty((25, 6, 12, features), dtype)[:, :5, :8]
 
     def cube(self, sizes: dict[str, int], dtype: torch.dtype) -> Tensor:
         stored = empty([sizes[axis] for axis in self.weight], dtype)
@@ -102,6 +108,7 @@ LAYOUTS = {
     "quarter vectors": Layout(size=202),
     "odd": Layout(size=201, levels=2),
     "(M, N, L)": Layout(weight="mnl", levels=2),
+    "three levels": Layout(levels=3),
     "features first": Layout(features_first=True),
     "small": Layout(size=24),
     "wide": Layout(spread=True),

@@ -257,6 +257,7 @@ def test_hash_is_of_the_kernel_and_its_helpers(tmp_path: Path, monkeypatch: pyte
         for file, changed in (
             ("khatri_rao", {"khatri_rao", "separate"}),
             ("helpers", set(before)),
+            ("tiles", set(before)),
             ("reduce", set(before)),
             ("chain", set()),
         ):

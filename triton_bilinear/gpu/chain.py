@@ -21,8 +21,8 @@ from .launch import (
     unit_axis,
     vectors,
 )
-from .reduction import reduce_partials, workspace
-from .rows import batch_rows, merge_axes
+from .reduction import reduce_rows, workspace
+from .rows import merge_axes
 
 
 def chain(p: Tensor, q: Tensor, r: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -45,7 +45,8 @@ def chain_launches(
     precision = float32_precision(p, device)
     vector = min(unit_axis(tensor, "bokij")[1] for tensor in (p, q, r))
     inputs = sum(distinct_elements(tensor) for tensor in (p, q, r))
-    plan = plan or plan_chain(ChainProblem(batch * outer, K, A, C, D, E, dtype, precision, vector, inputs), device)
+    problem = ChainProblem(batch * outer, K, A, C, D, E, dtype, precision, vector, inputs)
+    plan = plan or plan_chain(problem, device)
     if len(merge_axes(out.shape[:-1], [out.stride()[:-1]])) > 2:
         plan = replace(plan, splits=1)  # the second pass writes rows of two levels at most
     config = plan.config
@@ -77,13 +78,12 @@ def chain_launches(
         "EVEN_D": even(D, config["D"]),
         "EVEN_E": even(E, config["E"]),
         "HAS_BIAS": bias is not None,
-        **common_constants(config, p.dtype, precision, (span(tensor, 2) for tensor in (p, q, r, out))),
+        **common_constants(plan, problem, device, (span(tensor, 2) for tensor in (p, q, r, out))),
     }
     grid = (batch * outer * -(-A // config["A"]) * -(-D // config["D"]), plan.splits)
     launches = [plan_launch(chain_kernel, grid, arguments, plan, device)]
     if partial is not None:
-        rows, _ = batch_rows([], [out])
-        launches.append(reduce_partials(partial, None, out, rows.inner, rows.strides[0], out.stride(-1), device))
+        launches.append(reduce_rows(partial, None, out, device))
     return launches
 
 

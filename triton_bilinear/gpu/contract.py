@@ -12,8 +12,8 @@ from ..planning import ContractProblem, Plan, plan_contract
 from ..tuning.devices import DeviceSpec
 from .device import float32_precision
 from .launch import Launch, common_constants, even, plan_launch, run_planned, span, unit_axis, vector_bytes, vectors
-from .reduction import reduce_partials, workspace
-from .rows import Rows, batch_rows
+from .reduction import reduce_rows, workspace
+from .rows import Rows, RowStrides, batch_rows, stride_arguments
 
 
 def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -66,26 +66,24 @@ def contract_launches(
             "out_ptr": out,
             "stride_bias": 0 if bias is None else bias.stride(0),
             "stride_os": 0,
-            "stride_ob": row_strides[2][0],
-            "stride_oi": row_strides[2][1],
+            **stride_arguments("o", row_strides[2]),
             "stride_op": out.stride(-1),
             "HAS_BIAS": bias is not None,
         }
-        return [_first_pass(u, v, weight, kept, rows, row_strides, plan, precision, device, out_arguments)]
+        return [_first_pass(u, v, weight, kept, rows, row_strides, plan, problem, device, out_arguments)]
     partial = workspace(out, plan.splits, rows.count, P)
     partial_arguments = {
         "bias_ptr": partial,
         "out_ptr": partial,
         "stride_bias": 0,
         "stride_os": rows.count * P,
-        "stride_ob": rows.inner * P,
-        "stride_oi": P,
+        **stride_arguments("o", rows.dense(P)),
         "stride_op": 1,
         "HAS_BIAS": False,
     }
     return [
-        _first_pass(u, v, weight, kept, rows, row_strides, plan, precision, device, partial_arguments),
-        reduce_partials(partial, bias, out, rows.inner, row_strides[2], out.stride(-1), device),
+        _first_pass(u, v, weight, kept, rows, row_strides, plan, problem, device, partial_arguments),
+        reduce_rows(partial, bias, out, device),
     ]
 
 
@@ -95,9 +93,9 @@ def _first_pass(
     weight: Tensor,
     kept: Tensor | None,
     rows: Rows,
-    row_strides: list[tuple[int, int]],
+    row_strides: list[RowStrides],
     plan: Plan,
-    precision: str,
+    problem: ContractProblem,
     device: DeviceSpec,
     out_arguments: dict[str, Any],
 ) -> Launch:
@@ -116,12 +114,11 @@ def _first_pass(
         "P": P,
         "Q": Q,
         "R": R,
+        "B_MIDDLE": rows.middle,
         "B_INNER": rows.inner,
-        "stride_ub": row_strides[0][0],
-        "stride_ui": row_strides[0][1],
+        **stride_arguments("u", row_strides[0]),
         "stride_uq": u.stride(-1),
-        "stride_vb": row_strides[1][0],
-        "stride_vi": row_strides[1][1],
+        **stride_arguments("v", row_strides[1]),
         "stride_vr": v.stride(-1),
         "stride_tp": weight.stride(0),
         "stride_tq": weight.stride(1),
@@ -133,7 +130,7 @@ def _first_pass(
         "EVEN_Q": even(Q, config["Q"]),
         "EVEN_R": even(R, config["R"]),
         "ROWS": rows.kind(config["B"]),
-        **common_constants(config, u.dtype, precision, [*spans, span(weight, 3)]),
+        **common_constants(plan, problem, device, [*spans, span(weight, 3)]),
         **out_arguments,
     }
     kernel = contract_khatri_rao_kernel
@@ -141,8 +138,7 @@ def _first_pass(
         kernel = contract_project_kernel
         arguments |= {
             "kept_ptr": u if kept is None else kept,
-            "stride_kb": 0 if kept is None else row_strides[3][0],
-            "stride_ki": 0 if kept is None else row_strides[3][1],
+            **stride_arguments("k", (0, 0, 0) if kept is None else row_strides[3]),
             "stride_kp": 0 if kept is None else kept.stride(-2),
             "stride_kr": 0 if kept is None else kept.stride(-1),
             "KEEP": kept is not None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from ..kernels.grad_inputs import grad_inputs_kernel
@@ -21,8 +23,8 @@ from .launch import (
     vector_bytes,
     vectors,
 )
-from .reduction import reduce_partials, workspace
-from .rows import Rows, batch_rows
+from .reduction import reduce_rows, workspace
+from .rows import Rows, RowStrides, batch_rows, stride_arguments
 
 
 def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, out_y: Tensor) -> None:
@@ -60,9 +62,9 @@ def grad_inputs_launches(
         grad_y = contract_launches(g, x, weight.permute(2, 0, 1), None, out_y, None, device)
         return [*grad_x, *grad_y]
     if plan.order == ("l", "m", "n"):
-        return _joint(g, x, y, weight, out_x, out_y, rows, plan, precision, device)
-    swapped = Rows(rows.count, rows.inner, tuple(rows.strides[i] for i in (0, 2, 1, 4, 3)))
-    return _joint(g, y, x, weight.transpose(1, 2), out_y, out_x, swapped, plan, precision, device)
+        return _joint(g, x, y, weight, out_x, out_y, rows, plan, problem, device)
+    swapped = replace(rows, strides=tuple(rows.strides[i] for i in (0, 2, 1, 4, 3)))
+    return _joint(g, y, x, weight.transpose(1, 2), out_y, out_x, swapped, plan, problem, device)
 
 
 def _joint(
@@ -74,7 +76,7 @@ def _joint(
     out_y: Tensor,
     rows: Rows,
     plan: Plan,
-    precision: str,
+    problem: GradInputsProblem,
     device: DeviceSpec,
 ) -> list[Launch]:
     config = plan.config
@@ -83,8 +85,8 @@ def _joint(
     tiles_per_group = -(-n_tiles // plan.groups)
     # dx grows from n tile to n tile: in the result itself where its dtype is the accumulator's, else in a workspace.
     direct_x = n_tiles == 1 or (plan.groups == 1 and out_x.dtype == accumulator(out_x))
-    dx, dx_strides, reduce_x = _target(out_x, rows, 3, plan.groups, direct_x, device)
-    dy, dy_strides, reduce_y = _target(out_y, rows, 4, plan.splits, plan.splits == 1, device)
+    dx, dx_rows, reduce_x = _target(out_x, rows, 3, plan.groups, direct_x, device)
+    dy, dy_rows, reduce_y = _target(out_y, rows, 4, plan.splits, plan.splits == 1, device)
     m_tiles = -(-M // config["M"])
     spans = [rows.reach(index) + span(tensor, 1) for index, tensor in enumerate((g, x, y, out_x, out_y))]
     arguments = {
@@ -98,21 +100,23 @@ def _joint(
         "L": L,
         "M": M,
         "N": N,
+        "B_MIDDLE": rows.middle,
         "B_INNER": rows.inner,
-        "stride_gb": rows.strides[0][0],
-        "stride_gi": rows.strides[0][1],
+        **stride_arguments("g", rows.strides[0]),
         "stride_gl": g.stride(-1),
-        "stride_xb": rows.strides[1][0],
-        "stride_xi": rows.strides[1][1],
+        **stride_arguments("x", rows.strides[1]),
         "stride_xm": x.stride(-1),
-        "stride_yb": rows.strides[2][0],
-        "stride_yi": rows.strides[2][1],
+        **stride_arguments("y", rows.strides[2]),
         "stride_yn": y.stride(-1),
         "stride_al": weight.stride(0),
         "stride_am": weight.stride(1),
         "stride_an": weight.stride(2),
-        **dict(zip(("stride_dxs", "stride_dxb", "stride_dxi", "stride_dxm"), dx_strides, strict=True)),
-        **dict(zip(("stride_dys", "stride_dyb", "stride_dyi", "stride_dyn"), dy_strides, strict=True)),
+        "stride_dxs": 0 if dx is out_x else dx.stride(0),
+        **stride_arguments("dx", dx_rows),
+        "stride_dxm": dx.stride(-1),
+        "stride_dys": 0 if dy is out_y else dy.stride(0),
+        **stride_arguments("dy", dy_rows),
+        "stride_dyn": dy.stride(-1),
         "tiles_per_group": tiles_per_group,
         "m_per_split": -(-m_tiles // plan.splits) * config["M"],
         **vectors({"G": g, "X": x, "Y": y, "A": weight, "DX": dx, "DY": dy}, {"L": L, "M": M, "N": N}),
@@ -122,7 +126,7 @@ def _joint(
         "EVEN_N": even(N, config["N"]),
         "HOLD_G": holds_g(config, L),
         "ROWS": rows.kind(config["B"]),
-        **common_constants(config, g.dtype, precision, [*spans, span(weight, 3)]),
+        **common_constants(plan, problem, device, [*spans, span(weight, 3)]),
     }
     grid = (-(-rows.count // config["B"]) * plan.groups, plan.splits)
     joint = plan_launch(grad_inputs_kernel, grid, arguments, plan, device)
@@ -131,12 +135,9 @@ def _joint(
 
 def _target(
     out: Tensor, rows: Rows, index: int, splits: int, direct: bool, device: DeviceSpec
-) -> tuple[Tensor, tuple[int, int, int, int], list[Launch]]:
-    """Where the kernel writes a gradient, the strides (split, outer row, inner row, column), and the second pass."""
-    outer, inner = rows.strides[index]
+) -> tuple[Tensor, RowStrides, list[Launch]]:
+    """Where the kernel writes a gradient, the strides of its rows, and the second pass."""
     if direct:
-        return out, (0, outer, inner, out.stride(-1)), []
-    columns = out.shape[-1]
-    partial = workspace(out, splits, rows.count, columns)
-    strides = (rows.count * columns, rows.inner * columns, columns, 1)
-    return partial, strides, [reduce_partials(partial, None, out, rows.inner, (outer, inner), out.stride(-1), device)]
+        return out, rows.strides[index], []
+    partial = workspace(out, splits, rows.count, out.shape[-1])
+    return partial, rows.dense(out.shape[-1]), [reduce_rows(partial, None, out, device)]

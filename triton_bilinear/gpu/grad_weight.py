@@ -10,7 +10,7 @@ from ..tuning.devices import DeviceSpec
 from .device import float32_precision
 from .launch import Launch, common_constants, even, plan_launch, run_planned, span, vector_bytes, vectors
 from .reduction import reduce_partials, workspace
-from .rows import batch_rows
+from .rows import batch_rows, stride_arguments
 
 
 def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
@@ -33,7 +33,8 @@ def grad_weight_launches(
     L, M, N = out.shape
     g, x, y = operands
     widths = (vector_bytes(g), vector_bytes(x), vector_bytes(y))
-    plan = plan or plan_grad_weight(GradWeightProblem(rows.count, L, M, N, dtype, precision, widths), device)
+    problem = GradWeightProblem(rows.count, L, M, N, dtype, precision, widths)
+    plan = plan or plan_grad_weight(problem, device)
     # The kernel's axes p, q, r take the result's axes in the plan's order.
     axes = ["pqr".index(name) for name in plan.order]
     a, b, c = (operands[axis] for axis in axes)
@@ -54,15 +55,13 @@ def grad_weight_launches(
         "P": P,
         "Q": Q,
         "R": R,
+        "B_MIDDLE": rows.middle,
         "B_INNER": rows.inner,
-        "stride_ab": strides_a[0],
-        "stride_ai": strides_a[1],
+        **stride_arguments("a", strides_a),
         "stride_ap": a.stride(-1),
-        "stride_bb": strides_b[0],
-        "stride_bi": strides_b[1],
+        **stride_arguments("b", strides_b),
         "stride_bq": b.stride(-1),
-        "stride_cb": strides_c[0],
-        "stride_ci": strides_c[1],
+        **stride_arguments("c", strides_c),
         "stride_cr": c.stride(-1),
         "stride_os": 0 if partial is None else P * Q * R,
         "stride_op": target.stride(0) if partial is None else Q * R,
@@ -75,7 +74,7 @@ def grad_weight_launches(
         "EVEN_P": even(P, config["P"]),
         "EVEN_Q": even(Q, config["Q"]),
         "EVEN_R": even(R, config["R"]),
-        **common_constants(config, g.dtype, precision, [*spans, span(out, 3)]),
+        **common_constants(plan, problem, device, [*spans, span(out, 3)]),
     }
     grid = (-(-P // config["P"]) * -(-Q // config["Q"]) * -(-R // config["R"]), plan.splits)
     launches = [plan_launch(grad_weight_kernel, grid, arguments, plan, device)]

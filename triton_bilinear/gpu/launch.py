@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 from triton import OutOfResources
 
-from ..planning import Config, Plan, fall_back
+from ..planning import LEAST_COPY, Plan, Problem, fall_back, loads_ahead
 from ..tuning.devices import DeviceSpec
 from .device import device_of, interpreting
 
@@ -93,15 +93,18 @@ def accumulator(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def common_constants(config: Config, dtype: torch.dtype, precision: str, spans: Iterable[int]) -> dict[str, Any]:
+def common_constants(plan: Plan, problem: Problem, device: DeviceSpec, spans: Iterable[int]) -> dict[str, Any]:
     """The compile-time constants that every kernel with a matrix product takes.
 
     spans: of each tensor, the largest distance of an element from where the kernel's 64-bit base points.
     """
+    left, right = loads_ahead(plan.config, device, problem, plan.order)
     return {
-        **config.constants(),
-        "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
-        "PRECISION": precision,
+        **plan.config.constants(),
+        "AHEAD_LEFT": left,
+        "AHEAD_RIGHT": right,
+        "ACC": tl.float64 if problem.dtype == "float64" else tl.float32,
+        "PRECISION": problem.precision,
         "WIDE": max(spans) >= _WIDE,
     }
 
@@ -143,7 +146,7 @@ def unit_axis(tensor: Tensor, names: str) -> tuple[str, int]:
     for axis, name in enumerate(names):
         if tensor.stride(axis) == 1 and tensor.shape[axis] > 1:
             width = item * gcd(stride_vector(tensor), size_vector(tensor.shape[axis]))
-            return (name, width) if width >= 4 else ("", item)
+            return (name, width) if width >= LEAST_COPY else ("", item)
     return "", item
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..kernels.reduce import reduce_partials_kernel
 from ..tuning.devices import DeviceSpec
 from .launch import Launch, accumulator, compiler_options
+from .rows import batch_rows
 
 _BLOCK_B, _BLOCK_P = 32, 64
 
@@ -15,6 +16,12 @@ _BLOCK_B, _BLOCK_P = 32, 64
 def workspace(like: Tensor, splits: int, rows: int, columns: int) -> Tensor:
     """Room for (splits, rows, columns) partial results, in the accumulator's type."""
     return torch.empty((splits, rows, columns), dtype=accumulator(like), device=like.device)
+
+
+def reduce_rows(partial: Tensor, bias: Tensor | None, out: Tensor, device: DeviceSpec) -> Launch:
+    """out[..., column] = sum over splits (+ bias[column]), where two strides at most walk out's batch."""
+    rows, _ = batch_rows([], [out])
+    return reduce_partials(partial, bias, out, rows.inner, rows.strides[0][1:], out.stride(-1), device)
 
 
 def reduce_partials(
@@ -26,7 +33,10 @@ def reduce_partials(
     column_stride: int,
     device: DeviceSpec,
 ) -> Launch:
-    """out[row, column] = sum over splits (+ bias[column]); rows are addressed as in `Rows`."""
+    """out[row, column] = sum over splits (+ bias[column]).
+
+    Row i lies at (i // inner) * row_strides[0] + (i % inner) * row_strides[1].
+    """
     splits, rows, columns = partial.shape
     return Launch(
         kernel=reduce_partials_kernel,

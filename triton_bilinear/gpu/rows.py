@@ -1,4 +1,4 @@
-"""Batch axes as the kernels address them: at most two levels of rows, by strides and without a copy."""
+"""Batch axes as the kernels address them: at most three levels of rows, by strides and without a copy."""
 
 from __future__ import annotations
 
@@ -12,30 +12,53 @@ from torch import Tensor
 # No tile of any plan has more rows of the batch.
 MAX_TILE_ROWS = 256
 
+# Levels of rows that a kernel walks.
+_LEVELS = 3
+
+
+# Of a tensor's outer, middle and inner steps.
+RowStrides = tuple[int, int, int]
+
 
 @dataclass(frozen=True)
 class Rows:
-    """`count` rows; row i lies at (i // inner) * outer stride + (i % inner) * inner stride of each tensor.
+    """`count` rows, on three levels: `inner` rows to a middle step, `middle` of those to an outer step.
 
-    Rows that one stride walks have no outer step: inner is count.
+    Row i lies at (i // inner // middle) * outer stride + (i // inner % middle) * middle stride + (i % inner) * inner
+    stride of each tensor. Rows that one stride walks have no middle step (inner is count), those that two walk no outer
+    one (inner * middle is count).
     """
 
     count: int
+    middle: int
     inner: int
-    strides: tuple[tuple[int, int], ...]  # (outer, inner) of each tensor
+    strides: tuple[RowStrides, ...]  # of each tensor
 
     def kind(self, block: int) -> str:
-        """How tiles of `block` rows meet outer steps: the kernels' ROWS (see kernels.helpers.tile_rows)."""
+        """How tiles of `block` rows meet steps: the kernels' ROWS (see kernels.helpers.tile_rows)."""
         if self.inner == self.count:
             return "flat"
-        return "straight" if self.inner % block == 0 else "crossing"
+        if self.inner % block == 0:
+            return "straight"
+        return "crossing" if self.inner * self.middle == self.count else "nested"
 
     def reach(self, index: int) -> int:
         """The most elements that two rows of one tile of tensor `index` can lie apart."""
-        outer, inner = self.strides[index]
+        outer, middle, inner = self.strides[index]
         if self.inner == self.count:
             return MAX_TILE_ROWS * inner
-        return (MAX_TILE_ROWS // self.inner + 1) * outer + self.inner * inner
+        middle_steps = MAX_TILE_ROWS // self.inner + 1
+        outer_steps = middle_steps // self.middle + 1
+        return outer_steps * outer + min(middle_steps, self.middle) * middle + self.inner * inner
+
+    def dense(self, columns: int) -> RowStrides:
+        """The strides of a dense tensor (count, columns)."""
+        return self.middle * self.inner * columns, self.inner * columns, columns
+
+
+def stride_arguments(name: str, strides: RowStrides) -> dict[str, int]:
+    """The kernels' arguments for the rows of one tensor."""
+    return dict(zip((f"stride_{name}b", f"stride_{name}j", f"stride_{name}i"), strides, strict=True))
 
 
 def merge_axes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
@@ -55,21 +78,18 @@ def merge_axes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> list[t
 def batch_rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor] = ()) -> tuple[Rows, list[Tensor]]:
     """The rows of tensors (*batch, features), and the inputs to address with them.
 
-    The inputs come back as they are, but where all batch axes need three levels or more (three of them, say, none of
-    which merge because x is expanded along one and y along another): then those that come cheapest are copies.
+    The inputs come back as they are, but where all batch axes need four levels or more (four of them, say, none of
+    which merge because x and y are expanded along every other one): then those that come cheapest are copies.
     """
     merged = _levels([*inputs, *outputs])
-    if len(merged) > 2:
+    if len(merged) > _LEVELS:
         inputs = _with_copies(inputs, outputs)
         merged = _levels([*inputs, *outputs])
-        assert len(merged) <= 2, "results are allocated with two levels at most"
-    count = 1
-    for size, _ in merged:
-        count *= size
-    zeros = [0] * (len(inputs) + len(outputs))
-    outer = merged[0][1] if len(merged) == 2 else zeros
-    inner, inner_strides = merged[-1] if merged else (1, zeros)
-    return Rows(count, inner, tuple(zip(outer, inner_strides, strict=True))), list(inputs)
+        assert len(merged) <= _LEVELS, "results are allocated with two levels at most"
+    none = (1, [0] * (len(inputs) + len(outputs)))
+    outer, middle, inner = [none] * (_LEVELS - len(merged)) + merged
+    strides = tuple(zip(outer[1], middle[1], inner[1], strict=True))
+    return Rows(outer[0] * middle[0] * inner[0], middle[0], inner[0], strides), list(inputs)
 
 
 def _levels(tensors: Sequence[Tensor]) -> list[tuple[int, list[int]]]:
@@ -77,14 +97,14 @@ def _levels(tensors: Sequence[Tensor]) -> list[tuple[int, list[int]]]:
 
 
 def _with_copies(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
-    """The inputs, as few elements of them copied as possible, in the first output's order, for two levels to do."""
+    """The inputs, as few elements of them copied as possible, in the first output's order, for the levels to do."""
     like = outputs[0] if outputs else None
     models = [torch.empty_strided(t.shape, t.stride(), device="meta") for t in inputs]
     dense = [_in_order_of(model, like) for model in models]
     indices = range(len(inputs))
     choices = [copied for count in indices for copied in combinations(indices, count + 1)]
     for copied in sorted(choices, key=lambda copied: sum(inputs[i].numel() for i in copied)):
-        if len(_levels([*(dense[i] if i in copied else models[i] for i in indices), *outputs])) <= 2:
+        if len(_levels([*(dense[i] if i in copied else models[i] for i in indices), *outputs])) <= _LEVELS:
             break
     return [_in_order_of(tensor, like) if i in copied else tensor for i, tensor in enumerate(inputs)]
 

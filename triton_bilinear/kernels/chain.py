@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from triton_bilinear.kernels.helpers import aligned, strides, strides3
+from triton_bilinear.kernels.tiles import product
 
 
 @triton.jit
@@ -20,7 +21,8 @@ def chain_kernel(
     VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr, VEC_OUT: tl.constexpr,
     VEC_A: tl.constexpr, VEC_C: tl.constexpr, VEC_D: tl.constexpr, VEC_E: tl.constexpr,
     EVEN_A: tl.constexpr, EVEN_C: tl.constexpr, EVEN_D: tl.constexpr, EVEN_E: tl.constexpr,
-    HAS_BIAS: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    HAS_BIAS: tl.constexpr, AHEAD_LEFT: tl.constexpr, AHEAD_RIGHT: tl.constexpr,
+    ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Program (a and d tile of one (b, o), split) owns out[BLOCK_A, BLOCK_D] over its share of the (k, c) tiles.
 
@@ -60,19 +62,16 @@ def chain_kernel(
     split = tl.program_id(1)
     first = split * steps_per_split
     acc = tl.zeros((BLOCK_A, BLOCK_D), ACC)
-    for step in range(first, min(first + steps_per_split, steps_c * K)):
+    for step in range(first, tl.minimum(first + steps_per_split, steps_c * K)):
         k = (step // steps_c).to(tl.int64)
         c0 = step % steps_c * BLOCK_C
         mask_c = (c0 + offs_c < C) | EVEN_C
-        q_step = k * stride_qk + c0 * stride_qc
-        inner = tl.zeros((BLOCK_A, BLOCK_C), ACC)
-        for e0 in range(0, E, BLOCK_E):
-            mask_e = (e0 + offs_e < E) | EVEN_E
-            p_tile = p_ptrs + k * stride_pk + e0 * stride_pe
-            q_tile = q_ptrs + q_step + e0 * stride_qe
-            p = tl.load(p_tile, mask=mask_a & mask_e[None, :], other=0.0)
-            q = tl.load(q_tile, mask=mask_e[:, None] & mask_c[None, :], other=0.0)
-            inner = tl.dot(p, q, inner, input_precision=PRECISION, out_dtype=ACC)
+        p_operand = (p_ptrs + k * stride_pk, 0, offs_e[None, :], E, stride_pe)
+        q_operand = (q_ptrs + (k * stride_qk + c0 * stride_qc), 0, offs_e[:, None], E, stride_qe)
+        inner = product(
+            p_operand, q_operand, mask_a, mask_c[None, :],
+            BLOCK_E, EVEN_E, (BLOCK_A, BLOCK_C), AHEAD_LEFT, AHEAD_RIGHT, ACC, PRECISION,
+        )  # fmt: skip
         r_tile = r_ptrs + k * stride_rk + c0 * stride_rc
         r = tl.load(r_tile, mask=mask_c[:, None] & mask_d, other=0.0)
         acc = tl.dot(inner.to(r.dtype), r, acc, input_precision=PRECISION, out_dtype=ACC)

@@ -3,23 +3,33 @@
 import triton
 import triton.language as tl
 
-from triton_bilinear.kernels.helpers import aligned, strides, strides3, tile_rows
+from triton_bilinear.kernels.helpers import aligned, row_strides, strides, strides3, tile_rows
+from triton_bilinear.kernels.tiles import below
+
+
+@triton.jit
+def _load_rows(operand, b0, mask, BLOCK_B: tl.constexpr, B_MIDDLE, B_INNER, ROWS: tl.constexpr):
+    """The (rows, columns) tile of an operand from batch row b0 on."""
+    ptrs, columns, stride_levels = operand
+    base, rows = tile_rows(b0, BLOCK_B, B_MIDDLE, B_INNER, stride_levels, ROWS)
+    return tl.load(ptrs + rows[:, None] + base, mask=mask & columns, other=0.0)
 
 
 @triton.jit
 def grad_weight_kernel(
     a_ptr, b_ptr, c_ptr, out_ptr,
-    B, P, Q, R, B_INNER,
-    stride_ab, stride_ai, stride_ap,
-    stride_bb, stride_bi, stride_bq,
-    stride_cb, stride_ci, stride_cr,
+    B, P, Q, R, B_MIDDLE, B_INNER,
+    stride_ab, stride_aj, stride_ai, stride_ap,
+    stride_bb, stride_bj, stride_bi, stride_bq,
+    stride_cb, stride_cj, stride_ci, stride_cr,
     stride_os, stride_op, stride_oq, stride_or,
     rows_per_split,
     BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr,
     VEC_A: tl.constexpr, VEC_B: tl.constexpr, VEC_C: tl.constexpr, VEC_OUT: tl.constexpr,
     VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr,
     EVEN_B: tl.constexpr, EVEN_P: tl.constexpr, EVEN_Q: tl.constexpr, EVEN_R: tl.constexpr,
-    ROWS: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, AHEAD_LEFT: tl.constexpr, AHEAD_RIGHT: tl.constexpr,
+    ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Program (tile, split) owns out[BLOCK_P, BLOCK_Q, BLOCK_R] over its share of the batch.
 
@@ -27,9 +37,9 @@ def grad_weight_kernel(
     registers and never stored.
     """
     P, Q, R = aligned(P, VEC_P), aligned(Q, VEC_Q), aligned(R, VEC_R)
-    stride_ab, stride_ai, stride_ap = strides3(stride_ab, stride_ai, stride_ap, VEC_A, WIDE)
-    stride_bb, stride_bi, stride_bq = strides3(stride_bb, stride_bi, stride_bq, VEC_B, WIDE)
-    stride_cb, stride_ci, stride_cr = strides3(stride_cb, stride_ci, stride_cr, VEC_C, WIDE)
+    a_strides, stride_ap = row_strides(stride_ab, stride_aj, stride_ai, stride_ap, VEC_A, WIDE)
+    b_strides, stride_bq = row_strides(stride_bb, stride_bj, stride_bi, stride_bq, VEC_B, WIDE)
+    c_strides, stride_cr = row_strides(stride_cb, stride_cj, stride_ci, stride_cr, VEC_C, WIDE)
     stride_op, stride_oq, stride_or = strides3(stride_op, stride_oq, stride_or, VEC_OUT, WIDE)
     stride_os = strides(stride_os, VEC_OUT, WIDE)
 
@@ -40,29 +50,42 @@ def grad_weight_kernel(
     offs_p = p0 + tl.arange(0, BLOCK_P)
     offs_q = q0 + tl.arange(0, BLOCK_Q)
     offs_r = pid % num_r * BLOCK_R + tl.arange(0, BLOCK_R)
-    mask_p = ((offs_p < P) | EVEN_P)[:, None]
-    mask_q = ((offs_q < Q) | EVEN_Q)[None, :]
-    mask_r = ((offs_r < R) | EVEN_R)[None, :]
+    a_operand = (a_ptr + offs_p[None, :] * stride_ap, ((offs_p < P) | EVEN_P)[None, :], a_strides)
+    b_operand = (b_ptr + offs_q[None, :] * stride_bq, ((offs_q < Q) | EVEN_Q)[None, :], b_strides)
+    c_operand = (c_ptr + offs_r[None, :] * stride_cr, ((offs_r < R) | EVEN_R)[None, :], c_strides)
 
     first = tl.program_id(1) * rows_per_split
-    last = min(first + rows_per_split, B)
-    a_ptrs = a_ptr + offs_p[:, None] * stride_ap
-    b_ptrs = b_ptr + offs_q[None, :] * stride_bq
-    c_ptrs = c_ptr + offs_r[None, :] * stride_cr
+    last = tl.minimum(first + rows_per_split, B)
+    offs_b = tl.arange(0, BLOCK_B)
+    if AHEAD_LEFT or AHEAD_RIGHT:
+        mask_b = ((first + offs_b < last) | EVEN_B)[:, None]
+    if AHEAD_LEFT:
+        a_next = _load_rows(a_operand, first, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
+        b_next = _load_rows(b_operand, first, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
+    if AHEAD_RIGHT:
+        c_next = _load_rows(c_operand, first, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
     acc = tl.zeros((BLOCK_P * BLOCK_Q, BLOCK_R), ACC)
     for b0 in range(first, last, BLOCK_B):
-        mask_b = (b0 + tl.arange(0, BLOCK_B) < last) | EVEN_B
-        a_base, a_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_ab, stride_ai, ROWS)
-        b_base, b_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_bb, stride_bi, ROWS)
-        c_base, c_rows = tile_rows(b0, BLOCK_B, B_INNER, stride_cb, stride_ci, ROWS)
-        a = tl.load(a_ptrs + a_rows[None, :] + a_base, mask=mask_b[None, :] & mask_p, other=0.0)
-        b = tl.load(b_ptrs + b_rows[:, None] + b_base, mask=mask_b[:, None] & mask_q, other=0.0)
-        c = tl.load(c_ptrs + c_rows[:, None] + c_base, mask=mask_b[:, None] & mask_r, other=0.0)
+        b1 = b0 + BLOCK_B
+        mask_b = ((b0 + offs_b < last) | EVEN_B)[:, None]
+        mask_next = ((b1 + offs_b < last) | EVEN_B)[:, None] & below(b1, last)
+        if AHEAD_LEFT:
+            a, b = a_next, b_next
+            a_next = _load_rows(a_operand, b1, mask_next, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
+            b_next = _load_rows(b_operand, b1, mask_next, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
+        else:
+            a = _load_rows(a_operand, b0, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
+            b = _load_rows(b_operand, b0, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
+        if AHEAD_RIGHT:
+            c = c_next
+            c_next = _load_rows(c_operand, b1, mask_next, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
+        else:
+            c = _load_rows(c_operand, b0, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
         if BLOCK_P == 1:
             # In the layout of the load, where no two threads hold the same element of b.
-            ab = tl.trans(b * tl.trans(a))
+            ab = tl.trans(b * a)
         else:
-            ab = tl.reshape(a[:, None, :] * tl.trans(b)[None, :, :], (BLOCK_P * BLOCK_Q, BLOCK_B))
+            ab = tl.reshape(tl.trans(a)[:, None, :] * tl.trans(b)[None, :, :], (BLOCK_P * BLOCK_Q, BLOCK_B))
         acc = tl.dot(ab, c, acc, input_precision=PRECISION, out_dtype=ACC)
 
     offs_pq = tl.arange(0, BLOCK_P * BLOCK_Q)

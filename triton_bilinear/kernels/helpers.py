@@ -13,23 +13,31 @@ def row_offsets(offs_b, B_INNER, stride_outer, stride_inner):
 
 
 @triton.jit
-def tile_rows(first, SIZE: tl.constexpr, B_INNER, stride_outer, stride_inner, ROWS: tl.constexpr):
+def tile_rows(first, SIZE: tl.constexpr, B_MIDDLE, B_INNER, stride_levels, ROWS: tl.constexpr):
     """Offsets of SIZE batch rows in two parts: the first row's, a 64-bit scalar, and each row's from that one.
 
-    The second part has the strides' width. ROWS: "flat" where there is no outer step, "straight" where no tile crosses
-    one, "crossing" where some do.
+    The second part has the strides' width. ROWS: "flat" where one stride walks all rows, "straight" where no tile
+    crosses a middle step, "crossing" where some do, but none an outer step, "nested" where some cross both.
     """
+    stride_outer, stride_middle, stride_inner = stride_levels
     offs = tl.arange(0, SIZE)
     if ROWS == "flat":
         return tl.cast(first, tl.int64) * stride_inner, offs * stride_inner
     else:
-        outer, inner = first // B_INNER, first % B_INNER
-        base = tl.cast(outer, tl.int64) * stride_outer + tl.cast(inner, tl.int64) * stride_inner
+        steps, inner = first // B_INNER, first % B_INNER
+        outer, middle = steps // B_MIDDLE, steps % B_MIDDLE
+        base = tl.cast(outer, tl.int64) * stride_outer + tl.cast(middle, tl.int64) * stride_middle
+        base += tl.cast(inner, tl.int64) * stride_inner
         if ROWS == "straight":
             return base, offs * stride_inner
         else:
-            rows = first + offs
-            return base, (rows // B_INNER - outer) * stride_outer + (rows % B_INNER - inner) * stride_inner
+            row_steps, row_inner = (first + offs) // B_INNER, (first + offs) % B_INNER
+            within = (row_inner - inner) * stride_inner
+            if ROWS == "crossing":
+                return base, within + (row_steps - steps) * stride_middle
+            else:
+                within += (row_steps % B_MIDDLE - middle) * stride_middle
+                return base, within + (row_steps // B_MIDDLE - outer) * stride_outer
 
 
 @triton.jit
@@ -62,3 +70,9 @@ def strides(value, VEC: tl.constexpr, WIDE: tl.constexpr):
 def strides3(first, second, third, VEC: tl.constexpr, WIDE: tl.constexpr):
     """`strides` for the three strides of an operand."""
     return strides(first, VEC, WIDE), strides(second, VEC, WIDE), strides(third, VEC, WIDE)
+
+
+@triton.jit
+def row_strides(outer, middle, inner, feature, VEC: tl.constexpr, WIDE: tl.constexpr):
+    """`strides` for an operand of rows: those of its rows' three levels, for `tile_rows`, and that of its features."""
+    return strides3(outer, middle, inner, VEC, WIDE), strides(feature, VEC, WIDE)

@@ -6,11 +6,12 @@ from .config import SEPARATE, Config
 from .contract import plan_contract
 from .grad_inputs import plan_grad_inputs
 from .grad_weight import plan_grad_weight
-from .limits import holds_g
+from .limits import LEAST_COPY, holds_g, loads_ahead
 from .plan import Plan
-from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem
+from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem, Problem
 
 __all__ = [
+    "LEAST_COPY",
     "SEPARATE",
     "ChainProblem",
     "Config",
@@ -18,9 +19,11 @@ __all__ = [
     "GradInputsProblem",
     "GradWeightProblem",
     "Plan",
+    "Problem",
     "fall_back",
     "forget_plans",
     "holds_g",
+    "loads_ahead",
     "plan_chain",
     "plan_contract",
     "plan_grad_inputs",

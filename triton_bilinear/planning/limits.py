@@ -8,6 +8,9 @@ from .config import Config
 from .cost import uses_matrix_unit
 from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem, Problem, itemsize
 
+# The bytes at a time that a GPU copies to shared memory asynchronously, at least.
+LEAST_COPY = 4
+
 # What `registers` may come to before something is spilt, read off kernels compiled for every architecture: an
 # asynchronous unit takes its operands from shared memory, tcgen05 keeps accumulators in a memory of its own until the
 # epilogue wants them all, and the others hold fragments of both operands in registers too.
@@ -171,6 +174,15 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
     if needed > most * _share(device, problem):
         return False
     return shared_bytes(config, device, problem.dtype, held, problem.precision) <= device.shared_memory
+
+
+def loads_ahead(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str, ...]) -> tuple[bool, bool]:
+    """Whether the kernel loads the left and the right operand into registers a step ahead of their product.
+
+    So it does with rows that NVIDIA's GPUs cannot copy to shared memory asynchronously; AMD's compiler does it itself.
+    """
+    left, right = reads(config, problem, order)
+    return device.vendor == "nvidia" and left < LEAST_COPY, device.vendor == "nvidia" and right < LEAST_COPY
 
 
 def may_split(config: Config, device: DeviceSpec, problem: ContractProblem) -> bool:

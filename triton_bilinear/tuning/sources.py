@@ -16,8 +16,8 @@ _FILES = {"separate": ("grad_inputs", "khatri_rao", "project")}
 
 @cache
 def kernel_hash(kernel: str) -> str:
-    """Of the source of the kernel that a Config names, with the helpers and the second pass that it runs with."""
-    files = (*_FILES.get(kernel, (kernel,)), "helpers", "reduce")
+    """Of the source of the kernel that a Config names, with the functions that they share and the second pass."""
+    files = (*_FILES.get(kernel, (kernel,)), "helpers", "tiles", "reduce")
     source = "".join((_KERNELS / f"{file}.py").read_text(encoding="utf-8") for file in files)
     return hashlib.sha256(source.encode()).hexdigest()[:16]
 
