@@ -75,6 +75,7 @@ def launches_of(problem: Problem, plan: Plan) -> list[Launch]:
 # Tiles that are partial somewhere along every axis. Their sizes, and those of flattened axes, all differ: the Sanitizer
 # takes two `arange` of one length for one and the same index.
 KHATRI_RAO = config("khatri_rao", 4, 2, B=16, P=32, Q=2, R=64)
+KHATRI_RAO_HELD = config("khatri_rao", 4, 2, B=16, P=32, Q=4, R=64)
 PROJECT = config("project", 4, 2, B=16, P=2, Q=32, R=64)
 JOINT = config("grad_inputs", 4, 2, B=16, L=32, M=2, N=64)
 WEIGHT = config("grad_weight", 4, 2, B=16, P=2, Q=32, R=128)
@@ -83,6 +84,7 @@ CHAIN = config("chain", 4, 2, A=16, C=32, D=64, E=128)
 # (primitive, tile, sizes along AXES, the axes of the tile)
 CASES: dict[str, tuple[str, Config, tuple[int, ...], str]] = {
     "khatri_rao": ("contract", KHATRI_RAO, (19, 27, 3, 67), "BPQR"),
+    "khatri_rao, u held": ("contract", KHATRI_RAO_HELD, (19, 27, 3, 67), "BPQR"),
     "project": ("contract", PROJECT, (19, 3, 35, 67), "BPQR"),
     "keep": ("contract_keep", PROJECT, (19, 1, 35, 67), "BPQR"),
     "joint": ("grad_inputs", JOINT, (13, 35, 3, 67), "BLMN"),

@@ -53,6 +53,7 @@ def launches_by_plan(op: str, sizes: tuple[int, int, int, int], plan: Plan) -> l
 
 
 KHATRI_RAO = config("khatri_rao", 4, 2, B=16, P=16, Q=2, R=16)
+KHATRI_RAO_HELD = config("khatri_rao", 4, 2, B=16, P=16, Q=32, R=2)
 PROJECT = config("project", 4, 2, B=16, P=2, Q=16, R=16)
 HELD = config("grad_inputs", 4, 2, B=16, L=32, M=2, N=16)
 WALKED = config("grad_inputs", 4, 2, B=16, L=16, M=2, N=16)
@@ -61,6 +62,7 @@ GRAD_WEIGHT = config("grad_weight", 4, 2, B=16, P=2, Q=16, R=16)
 PLANS = [
     ("forward", KHATRI_RAO, "pqr", 1, 1),
     ("forward", KHATRI_RAO, "prq", 3, 1),
+    ("forward", KHATRI_RAO_HELD, "pqr", 2, 1),
     ("forward", PROJECT, "pqr", 2, 1),
     ("keep", PROJECT, "pqr", 1, 1),
     ("grad_inputs", HELD, "lmn", 1, 1),

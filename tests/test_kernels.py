@@ -356,6 +356,7 @@ def allocated(batch: tuple[int, ...], features: int, feature_dim: int) -> Tensor
 
 _KHATRI_RAO = config("khatri_rao", 4, 2, B=16, P=16, Q=2, R=16)
 _KHATRI_RAO_DEEP = config("khatri_rao", 4, 2, B=32, P=32, Q=1, R=32)
+_KHATRI_RAO_HELD = config("khatri_rao", 4, 2, B=16, P=16, Q=32, R=2)
 _PROJECT = config("project", 4, 2, B=16, P=4, Q=16, R=16)
 _PROJECT_SINGLE = config("project", 4, 2, B=16, P=1, Q=16, R=32)
 _JOINT_HELD = config("grad_inputs", 4, 2, B=16, L=32, M=2, N=16)
@@ -384,7 +385,9 @@ def plans(name: str, configs: list, orders: list[str], splits: tuple[int, ...], 
 
 
 PLANS = [
-    *plans("contract", [_KHATRI_RAO, _KHATRI_RAO_DEEP, _PROJECT, _PROJECT_SINGLE], ["pqr", "prq"], (1, 2)),
+    *plans(
+        "contract", [_KHATRI_RAO, _KHATRI_RAO_DEEP, _KHATRI_RAO_HELD, _PROJECT, _PROJECT_SINGLE], ["pqr", "prq"], (1, 2)
+    ),
     *plans("contract_keep", [_PROJECT, _PROJECT_SINGLE], ["pqr"], (1, 2)),
     *plans("grad_inputs", [_JOINT_HELD, _JOINT], ["lmn", "lnm"], (1, 3), (1, 2)),
     *plans("grad_weight", [_WEIGHT], ["pqr", "prq", "qpr", "qrp", "rpq", "rqp"], (1, 2)),
@@ -413,10 +416,10 @@ def test_plan(name, plan, dtype):
 
 @pytest.mark.parametrize(("name", "plan"), PLANS)
 def test_plan_of_rows_too_narrow_for_asynchronous_copies(name, plan):
-    """Rows of an odd number of float16s: both operands of the product are loaded a step ahead."""
+    """Rows of an odd number of float16s: all operands of the product are loaded a step ahead."""
     problem = small(name, torch.float16, (21, 17, 19, 23))
     launches = problem.run_plan(plan)
-    assert (launches[0].arguments["AHEAD_LEFT"], launches[0].arguments["AHEAD_RIGHT"]) == (True, True)
+    assert all(value for argument, value in launches[0].arguments.items() if argument.startswith("AHEAD_"))
     problem.check()
 
 

@@ -133,8 +133,10 @@ def _first_pass(
         **common_constants(plan, problem, device, [*spans, span(weight, 3)]),
         **out_arguments,
     }
-    kernel = contract_khatri_rao_kernel
-    if config.kernel == "project":
+    if config.kernel == "khatri_rao":
+        kernel = contract_khatri_rao_kernel
+        arguments["HOLD_U"] = config["Q"] >= Q
+    else:
         kernel = contract_project_kernel
         arguments |= {
             "kept_ptr": u if kept is None else kept,

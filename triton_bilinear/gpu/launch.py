@@ -98,11 +98,10 @@ def common_constants(plan: Plan, problem: Problem, device: DeviceSpec, spans: It
 
     spans: of each tensor, the largest distance of an element from where the kernel's 64-bit base points.
     """
-    left, right = loads_ahead(plan.config, device, problem, plan.order)
+    ahead = loads_ahead(plan.config, device, problem, plan.order)
     return {
         **plan.config.constants(),
-        "AHEAD_LEFT": left,
-        "AHEAD_RIGHT": right,
+        **{f"AHEAD_{operand.upper()}": narrow for operand, narrow in ahead.items()},
         "ACC": tl.float64 if problem.dtype == "float64" else tl.float32,
         "PRECISION": problem.precision,
         "WIDE": max(spans) >= _WIDE,

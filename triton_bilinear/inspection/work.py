@@ -71,12 +71,14 @@ def _khatri_rao(launch: Launch) -> LaunchWork:
     a, (outer, splits) = launch.arguments, launch.grid
     b, p, q, r = _blocks(launch, "BPQR")
     products = outer * _tiles(a["Q"], q) * _tiles(a["R"], r)
+    u_tiles = outer * splits if a["HOLD_U"] else products
+    elements = u_tiles * b * q + products * (b * r + q * r * p)
     return LaunchWork(
         programs=outer * splits,
         trips=(a["steps_per_split"],),
         products=products,
         product_flops=2 * b * p * q * r,
-        loaded_bytes=products * (b * (q + r) + q * r * p) * _item(a["u_ptr"]) + _bias_bytes(launch, p),
+        loaded_bytes=elements * _item(a["u_ptr"]) + _bias_bytes(launch, p),
         stored_bytes=outer * splits * b * p * _item(a["out_ptr"]),
     )
 

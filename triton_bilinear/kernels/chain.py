@@ -21,7 +21,7 @@ def chain_kernel(
     VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr, VEC_OUT: tl.constexpr,
     VEC_A: tl.constexpr, VEC_C: tl.constexpr, VEC_D: tl.constexpr, VEC_E: tl.constexpr,
     EVEN_A: tl.constexpr, EVEN_C: tl.constexpr, EVEN_D: tl.constexpr, EVEN_E: tl.constexpr,
-    HAS_BIAS: tl.constexpr, AHEAD_LEFT: tl.constexpr, AHEAD_RIGHT: tl.constexpr,
+    HAS_BIAS: tl.constexpr, AHEAD_P: tl.constexpr, AHEAD_Q: tl.constexpr,
     ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Program (a and d tile of one (b, o), split) owns out[BLOCK_A, BLOCK_D] over its share of the (k, c) tiles.
@@ -70,7 +70,7 @@ def chain_kernel(
         q_operand = (q_ptrs + (k * stride_qk + c0 * stride_qc), 0, offs_e[:, None], E, stride_qe)
         inner = product(
             p_operand, q_operand, mask_a, mask_c[None, :],
-            BLOCK_E, EVEN_E, (BLOCK_A, BLOCK_C), AHEAD_LEFT, AHEAD_RIGHT, ACC, PRECISION,
+            BLOCK_E, EVEN_E, (BLOCK_A, BLOCK_C), AHEAD_P, AHEAD_Q, ACC, PRECISION,
         )  # fmt: skip
         r_tile = r_ptrs + k * stride_rk + c0 * stride_rc
         r = tl.load(r_tile, mask=mask_c[:, None] & mask_d, other=0.0)

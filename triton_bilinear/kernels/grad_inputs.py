@@ -23,7 +23,7 @@ def grad_inputs_kernel(
     VEC_DX: tl.constexpr, VEC_DY: tl.constexpr,
     VEC_L: tl.constexpr, VEC_M: tl.constexpr, VEC_N: tl.constexpr,
     EVEN_B: tl.constexpr, EVEN_L: tl.constexpr, EVEN_M: tl.constexpr, EVEN_N: tl.constexpr,
-    ROWS: tl.constexpr, HOLD_G: tl.constexpr, AHEAD_LEFT: tl.constexpr, AHEAD_RIGHT: tl.constexpr,
+    ROWS: tl.constexpr, HOLD_G: tl.constexpr, AHEAD_G: tl.constexpr, AHEAD_A: tl.constexpr,
     ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Program (batch tile, group of n tiles, m split) walks its n tiles, and for each the m tiles of its split.
@@ -83,7 +83,7 @@ def grad_inputs_kernel(
         y = load_tile(y_operand, n0, mask_b, EVEN_N).to(ACC)
         mask_n = ((n0 + col_n < N) | EVEN_N)[None, :]
         a_along_m = (a_ptrs, n0 * stride_an, col_m[None, :], M, stride_am)
-        if HOLD_G and AHEAD_RIGHT:
+        if HOLD_G and AHEAD_A:
             a_next = load_tile(a_along_m, m_first, mask_l & mask_n, EVEN_M)
         dy = tl.zeros((BLOCK_B, BLOCK_N), ACC)
         grown = below(n_first, n0)
@@ -93,7 +93,7 @@ def grad_inputs_kernel(
             x = load_tile(x_operand, m0, mask_b, EVEN_M).to(ACC)
             dx = tl.load(dx_tile, mask=dx_mask & grown, other=0.0).to(ACC)
             if HOLD_G:
-                if AHEAD_RIGHT:
+                if AHEAD_A:
                     a = a_next
                     more = below(m0 + BLOCK_M, m_last)
                     a_next = load_tile(a_along_m, m0 + BLOCK_M, mask_l & mask_n & more, EVEN_M)
@@ -105,7 +105,7 @@ def grad_inputs_kernel(
                 mask_c = mask_n & ((m0 + col_m < M) | EVEN_M)[None, :]
                 acc = product(
                     g_operand, a_along_l, mask_b, mask_c,
-                    BLOCK_L, EVEN_L, (BLOCK_B, BLOCK_M * BLOCK_N), AHEAD_LEFT, AHEAD_RIGHT, ACC, PRECISION,
+                    BLOCK_L, EVEN_L, (BLOCK_B, BLOCK_M * BLOCK_N), AHEAD_G, AHEAD_A, ACC, PRECISION,
                 )  # fmt: skip
             grad = tl.reshape(acc, (BLOCK_B, BLOCK_M, BLOCK_N))
             dy += tl.sum(grad * x[:, :, None], 1)

@@ -28,7 +28,7 @@ def grad_weight_kernel(
     VEC_A: tl.constexpr, VEC_B: tl.constexpr, VEC_C: tl.constexpr, VEC_OUT: tl.constexpr,
     VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr,
     EVEN_B: tl.constexpr, EVEN_P: tl.constexpr, EVEN_Q: tl.constexpr, EVEN_R: tl.constexpr,
-    ROWS: tl.constexpr, AHEAD_LEFT: tl.constexpr, AHEAD_RIGHT: tl.constexpr,
+    ROWS: tl.constexpr, AHEAD_A: tl.constexpr, AHEAD_B: tl.constexpr, AHEAD_C: tl.constexpr,
     ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Program (tile, split) owns out[BLOCK_P, BLOCK_Q, BLOCK_R] over its share of the batch.
@@ -57,26 +57,30 @@ def grad_weight_kernel(
     first = tl.program_id(1) * rows_per_split
     last = tl.minimum(first + rows_per_split, B)
     offs_b = tl.arange(0, BLOCK_B)
-    if AHEAD_LEFT or AHEAD_RIGHT:
+    if AHEAD_A or AHEAD_B or AHEAD_C:
         mask_b = ((first + offs_b < last) | EVEN_B)[:, None]
-    if AHEAD_LEFT:
+    if AHEAD_A:
         a_next = _load_rows(a_operand, first, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
+    if AHEAD_B:
         b_next = _load_rows(b_operand, first, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
-    if AHEAD_RIGHT:
+    if AHEAD_C:
         c_next = _load_rows(c_operand, first, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
     acc = tl.zeros((BLOCK_P * BLOCK_Q, BLOCK_R), ACC)
     for b0 in range(first, last, BLOCK_B):
         b1 = b0 + BLOCK_B
         mask_b = ((b0 + offs_b < last) | EVEN_B)[:, None]
         mask_next = ((b1 + offs_b < last) | EVEN_B)[:, None] & below(b1, last)
-        if AHEAD_LEFT:
-            a, b = a_next, b_next
+        if AHEAD_A:
+            a = a_next
             a_next = _load_rows(a_operand, b1, mask_next, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
-            b_next = _load_rows(b_operand, b1, mask_next, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
         else:
             a = _load_rows(a_operand, b0, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
+        if AHEAD_B:
+            b = b_next
+            b_next = _load_rows(b_operand, b1, mask_next, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
+        else:
             b = _load_rows(b_operand, b0, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
-        if AHEAD_RIGHT:
+        if AHEAD_C:
             c = c_next
             c_next = _load_rows(c_operand, b1, mask_next, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
         else:

@@ -29,13 +29,14 @@ def contract_khatri_rao_kernel(
     VEC_U: tl.constexpr, VEC_V: tl.constexpr, VEC_T: tl.constexpr, VEC_OUT: tl.constexpr,
     VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr,
     EVEN_B: tl.constexpr, EVEN_P: tl.constexpr, EVEN_Q: tl.constexpr, EVEN_R: tl.constexpr,
-    ROWS: tl.constexpr, HAS_BIAS: tl.constexpr,
-    AHEAD_LEFT: tl.constexpr, AHEAD_RIGHT: tl.constexpr,
+    ROWS: tl.constexpr, HAS_BIAS: tl.constexpr, HOLD_U: tl.constexpr,
+    AHEAD_U: tl.constexpr, AHEAD_V: tl.constexpr, AHEAD_T: tl.constexpr,
     ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Program (tile, split) owns out[BLOCK_B rows, BLOCK_P columns] over its share of the (q, r) tiles.
 
     One matrix product per step, K = (q, r): the left operand u[i, q] * v[i, r] is made in registers and never stored.
+    HOLD_U: all of u's columns fit one tile (Q <= BLOCK_Q) and stay on chip for the whole walk.
     Neighbouring programs share the batch rows; all programs walk T in the same order, so it is read from L2.
     """
     P, Q, R = aligned(P, VEC_P), aligned(Q, VEC_Q), aligned(R, VEC_R)
@@ -71,29 +72,40 @@ def contract_khatri_rao_kernel(
     first = tl.program_id(1) * steps_per_split
     last = tl.minimum(first + steps_per_split, steps_q * tl.cdiv(R, BLOCK_R))
     q0, r0 = first % steps_q * BLOCK_Q, first // steps_q * BLOCK_R
-    if AHEAD_LEFT:
+    if HOLD_U:
+        u_held = load_tile(u_operand, 0, mask_b, EVEN_Q)
+    elif AHEAD_U:
         u_next = load_tile(u_operand, q0, mask_b, EVEN_Q)
+    if AHEAD_V:
         v_next = load_tile(v_operand, r0, mask_b, EVEN_R)
-    if AHEAD_RIGHT:
+    if AHEAD_T:
         t_next = _load_depth(t_operand, q0, r0, mask_p, EVEN_Q, EVEN_R)
     acc = tl.zeros((BLOCK_B, BLOCK_P), ACC)
     for step in range(first, last):
         q0, r0 = step % steps_q * BLOCK_Q, step // steps_q * BLOCK_R
         q1, r1 = (step + 1) % steps_q * BLOCK_Q, (step + 1) // steps_q * BLOCK_R
         more = below(step + 1, last)
-        if AHEAD_LEFT:
-            u, v = u_next, v_next
+        if HOLD_U:
+            u = u_held
+        elif AHEAD_U:
+            u = u_next
             u_next = load_tile(u_operand, q1, mask_b & more, EVEN_Q)
-            v_next = load_tile(v_operand, r1, mask_b & more, EVEN_R)
         else:
             u = load_tile(u_operand, q0, mask_b, EVEN_Q)
+        if AHEAD_V:
+            v = v_next
+            v_next = load_tile(v_operand, r1, mask_b & more, EVEN_R)
+        else:
             v = load_tile(v_operand, r0, mask_b, EVEN_R)
-        if AHEAD_RIGHT:
+        if AHEAD_T:
             t = t_next
             t_next = _load_depth(t_operand, q1, r1, mask_p & more, EVEN_Q, EVEN_R)
         else:
             t = _load_depth(t_operand, q0, r0, mask_p, EVEN_Q, EVEN_R)
-        uv = tl.reshape(u[:, :, None] * v[:, None, :], (BLOCK_B, BLOCK_Q * BLOCK_R))
+        if BLOCK_Q == 1:
+            uv = u * v  # without a change of layouts
+        else:
+            uv = tl.reshape(u[:, :, None] * v[:, None, :], (BLOCK_B, BLOCK_Q * BLOCK_R))
         acc = tl.dot(uv, t, acc, input_precision=PRECISION, out_dtype=ACC)
 
     if HAS_BIAS:

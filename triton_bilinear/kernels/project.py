@@ -23,7 +23,7 @@ def contract_project_kernel(
     VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr,
     EVEN_B: tl.constexpr, EVEN_P: tl.constexpr, EVEN_Q: tl.constexpr, EVEN_R: tl.constexpr,
     ROWS: tl.constexpr, HAS_BIAS: tl.constexpr, KEEP: tl.constexpr,
-    AHEAD_LEFT: tl.constexpr, AHEAD_RIGHT: tl.constexpr,
+    AHEAD_U: tl.constexpr, AHEAD_T: tl.constexpr,
     ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Program (tile, split) owns out[BLOCK_B rows, BLOCK_P columns] over its share of the r tiles.
@@ -68,7 +68,7 @@ def contract_project_kernel(
         t_operand = (t_ptrs, r0 * stride_tr, offs_q[:, None], Q, stride_tq)
         acc = product(
             u_operand, t_operand, mask_b, mask_c,
-            BLOCK_Q, EVEN_Q, (BLOCK_B, BLOCK_P * BLOCK_R), AHEAD_LEFT, AHEAD_RIGHT, ACC, PRECISION,
+            BLOCK_Q, EVEN_Q, (BLOCK_B, BLOCK_P * BLOCK_R), AHEAD_U, AHEAD_T, ACC, PRECISION,
         )  # fmt: skip
         v = load_tile(v_operand, r0, mask_b, EVEN_R).to(ACC)
         out += tl.sum(tl.reshape(acc, (BLOCK_B, BLOCK_P, BLOCK_R)) * v[:, None, :], 2)

@@ -176,13 +176,33 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
     return shared_bytes(config, device, problem.dtype, held, problem.precision) <= device.shared_memory
 
 
-def loads_ahead(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str, ...]) -> tuple[bool, bool]:
-    """Whether the kernel loads the left and the right operand into registers a step ahead of their product.
+def loads_ahead(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str, ...]) -> dict[str, bool]:
+    """Of each operand (the kernel's name), whether its tiles are loaded into registers a step ahead of their product.
 
-    So it does with rows that NVIDIA's GPUs cannot copy to shared memory asynchronously; AMD's compiler does it itself.
+    So are those that NVIDIA's GPUs cannot copy to shared memory asynchronously: where rows lie too narrow for it, or
+    where a thread loads a single 16-bit element, as of a tile of one column. AMD's compiler does it by itself.
     """
-    left, right = reads(config, problem, order)
-    return device.vendor == "nvidia" and left < LEAST_COPY, device.vendor == "nvidia" and right < LEAST_COPY
+    size, (left, right) = dict(config.blocks), reads(config, problem, order)
+    rows, columns, depth = product_shape(config)
+    match problem:
+        case ContractProblem() if config.kernel == "khatri_rao":
+            tiles = {"u": (rows * size["Q"], left), "v": (rows * size["R"], left), "t": (depth * columns, right)}
+        case ContractProblem():
+            tiles = {"u": (rows * depth, left), "t": (depth * columns, right)}
+        case GradInputsProblem():
+            tiles = {"g": (rows * depth, left), "a": (depth * columns, right)}
+        case GradWeightProblem():
+            vectors = (problem.vectors["pqr".index(axis)] for axis in order)
+            tiles = {
+                name: (depth * size[axis], vector) for name, axis, vector in zip("abc", "PQR", vectors, strict=True)
+            }
+        case ChainProblem():
+            tiles = {"p": (size["A"] * size["E"], left), "q": (size["E"] * size["C"], right)}
+    item, threads = itemsize(problem.dtype), 32 * config.num_warps
+    return {
+        name: device.vendor == "nvidia" and min(vector, max(1, elements // threads) * item) < LEAST_COPY
+        for name, (elements, vector) in tiles.items()
+    }
 
 
 def may_split(config: Config, device: DeviceSpec, problem: ContractProblem) -> bool:
