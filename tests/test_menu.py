@@ -39,7 +39,8 @@ from triton_bilinear.planning import (
     plan_grad_inputs,
     plan_grad_weight,
 )
-from triton_bilinear.planning.limits import accumulators, legal, product_shape, shared_bytes
+from triton_bilinear.planning.config import product_shape
+from triton_bilinear.planning.limits import accumulators, legal, shared_bytes
 from triton_bilinear.tuning.compiler import CompiledReport
 from triton_bilinear.tuning.devices import DeviceSpec, device_names, find_device
 from triton_bilinear.tuning.pool import CompilerPool

@@ -6,9 +6,10 @@ from .config import SEPARATE, Config
 from .contract import plan_contract
 from .grad_inputs import plan_grad_inputs
 from .grad_weight import plan_grad_weight
-from .limits import LEAST_COPY, holds_g, loads_ahead
+from .limits import holds_g
 from .plan import Plan
 from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem, Problem
+from .reads import LEAST_COPY, loads_ahead
 
 __all__ = [
     "LEAST_COPY",

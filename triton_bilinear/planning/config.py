@@ -35,3 +35,19 @@ SEPARATE = Config("separate", (), 0, 0)
 def config(kernel: str, num_warps: int, num_stages: int, **blocks: int) -> Config:
     """A Config from keywords: config("khatri_rao", 8, 3, B=128, P=128, Q=2, R=32)."""
     return Config(kernel, tuple(blocks.items()), num_warps, num_stages)
+
+
+def product_shape(config: Config) -> tuple[int, int, int]:
+    """(rows, columns, depth) of the tile's matrix product."""
+    size = dict(config.blocks)
+    match config.kernel:
+        case "khatri_rao":
+            return size["B"], size["P"], size["Q"] * size["R"]
+        case "project":
+            return size["B"], size["P"] * size["R"], size["Q"]
+        case "grad_inputs":
+            return size["B"], size["M"] * size["N"], size["L"]
+        case "grad_weight":
+            return size["P"] * size["Q"], size["R"], size["B"]
+        case _:
+            return size["A"], max(size["D"], size["C"]), max(size["C"], size["E"])

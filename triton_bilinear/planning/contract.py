@@ -8,10 +8,11 @@ from ..tuning.devices import DeviceSpec
 from .choice import choose, remembered
 from .config import Config
 from .cost import PROGRAM_INSTRUCTIONS, Estimate, Step, Work, estimate, tiles
-from .limits import legal, may_split, reads
+from .limits import legal, may_split
 from .menu import choices
 from .plan import MAX_WORKSPACE_BYTES, Plan, split_choices
 from .problem import ContractProblem, itemsize
+from .reads import reads
 
 
 @remembered

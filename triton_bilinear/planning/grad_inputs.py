@@ -19,10 +19,11 @@ from .cost import (
     padded,
     tiles,
 )
-from .limits import holds_g, legal, reads
+from .limits import holds_g, legal
 from .menu import choices
 from .plan import MAX_WORKSPACE_BYTES, Plan, cheapest, split_choices
 from .problem import ContractProblem, GradInputsProblem, itemsize
+from .reads import reads
 
 # The depth of the shallowest tiles of half precision.
 _LEAST_DEPTH = 16

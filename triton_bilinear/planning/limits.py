@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from ..tuning.devices import DeviceSpec
 from ..tuning.targets import asynchronous_unit
-from .config import Config
+from .config import Config, product_shape
 from .cost import uses_matrix_unit
-from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem, Problem, itemsize
-
-# The bytes at a time that a GPU copies to shared memory asynchronously, at least.
-LEAST_COPY = 4
+from .problem import ContractProblem, GradInputsProblem, Problem, itemsize
+from .reads import reads
 
 # What `registers` may come to before something is spilt, read off kernels compiled for every architecture: an
 # asynchronous unit takes its operands from shared memory, tcgen05 keeps accumulators in a memory of its own until the
@@ -31,22 +29,6 @@ def matrix_unit(config: Config, device: DeviceSpec, dtype: str) -> str:
     """How the device multiplies this tile: "wgmma", "tcgen05" (both asynchronous), or "mma" for all else."""
     unit = asynchronous_unit(device.architecture) or "mma"
     return unit if dtype != "float64" and product_shape(config)[0] >= 64 else "mma"
-
-
-def product_shape(config: Config) -> tuple[int, int, int]:
-    """(rows, columns, depth) of the tile's matrix product."""
-    size = dict(config.blocks)
-    match config.kernel:
-        case "khatri_rao":
-            return size["B"], size["P"], size["Q"] * size["R"]
-        case "project":
-            return size["B"], size["P"] * size["R"], size["Q"]
-        case "grad_inputs":
-            return size["B"], size["M"] * size["N"], size["L"]
-        case "grad_weight":
-            return size["P"] * size["Q"], size["R"], size["B"]
-        case _:
-            return size["A"], max(size["D"], size["C"]), max(size["C"], size["E"])
 
 
 def accumulators(config: Config, dtype: str) -> int:
@@ -176,35 +158,6 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
     return shared_bytes(config, device, problem.dtype, held, problem.precision) <= device.shared_memory
 
 
-def loads_ahead(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str, ...]) -> dict[str, bool]:
-    """Of each operand (the kernel's name), whether its tiles are loaded into registers a step ahead of their product.
-
-    So are those that NVIDIA's GPUs cannot copy to shared memory asynchronously: where rows lie too narrow for it, or
-    where a thread loads a single 16-bit element, as of a tile of one column. AMD's compiler does it by itself.
-    """
-    size, (left, right) = dict(config.blocks), reads(config, problem, order)
-    rows, columns, depth = product_shape(config)
-    match problem:
-        case ContractProblem() if config.kernel == "khatri_rao":
-            tiles = {"u": (rows * size["Q"], left), "v": (rows * size["R"], left), "t": (depth * columns, right)}
-        case ContractProblem():
-            tiles = {"u": (rows * depth, left), "t": (depth * columns, right)}
-        case GradInputsProblem():
-            tiles = {"g": (rows * depth, left), "a": (depth * columns, right)}
-        case GradWeightProblem():
-            vectors = (problem.vectors["pqr".index(axis)] for axis in order)
-            tiles = {
-                name: (depth * size[axis], vector) for name, axis, vector in zip("abc", "PQR", vectors, strict=True)
-            }
-        case ChainProblem():
-            tiles = {"p": (size["A"] * size["E"], left), "q": (size["E"] * size["C"], right)}
-    item, threads = itemsize(problem.dtype), 32 * config.num_warps
-    return {
-        name: device.vendor == "nvidia" and min(vector, max(1, elements // threads) * item) < LEAST_COPY
-        for name, (elements, vector) in tiles.items()
-    }
-
-
 def may_split(config: Config, device: DeviceSpec, problem: ContractProblem) -> bool:
     """Whether a thread has the registers to store partial sums, which are not rounded to half their size before.
 
@@ -224,33 +177,3 @@ def _share(device: DeviceSpec, problem: Problem) -> float:
     if problem.dtype == "float64":
         return _FLOAT64
     return _TWO_PARTS if problem.precision == "tf32x3" else 1.0
-
-
-def reads(config: Config, problem: Problem, order: tuple[str, ...]) -> tuple[int, int]:
-    """The bytes in which the left and the right operand of the tile's product are read at a time."""
-    match problem:
-        case ContractProblem() | GradInputsProblem():
-            axes = "pqr" if isinstance(problem, ContractProblem) else "lmn"
-            unit = axes[order.index(problem.unit)] if problem.unit else ""
-            item = itemsize(problem.dtype)
-            keeps = _keeps_vectors(config, unit, problem.vector // item)
-            return problem.row_vector, problem.vector if keeps else item
-        case GradWeightProblem():
-            p, q, r = (problem.vectors["pqr".index(axis)] for axis in order)
-            return min(p, q), r
-        case ChainProblem():
-            return problem.vector, problem.vector
-
-
-def _keeps_vectors(config: Config, unit: str, run: int) -> bool:
-    """Whether a tile holds whole vectors (`run` elements) along the weight's axis (the kernel's name) with stride 1."""
-    match config.kernel:
-        case _ if unit == "":
-            return False
-        case "grad_inputs":
-            return unit != "m"
-        case "khatri_rao":
-            return unit != "q" and config[unit.upper()] >= run
-        case _:
-            # A flat tile (p, r) is stored with r running fastest.
-            return unit != "p" and config[unit.upper()] >= run

@@ -9,7 +9,7 @@ from typing import Any
 from ...gpu.launch import Launch
 from ...inspection.compiled import compile_launches
 from ...planning import Plan
-from ...planning.limits import product_shape
+from ...planning.config import product_shape
 from ...planning.problem import Problem
 from ..compiler import CompileFailure, CompileResult
 from ..devices import DeviceSpec
