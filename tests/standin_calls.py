@@ -118,3 +118,16 @@ def training_steps(steps: list[tuple[tuple[int, int, int, int], bool, tuple[str,
             out = bilinear(**tensors)
             if wanted:
                 torch.autograd.grad(out, wanted, torch.zeros_like(out))
+
+
+def repeated_steps() -> list[list[standin.StandInLaunch]]:
+    """What two steps with tensors of one layout launch, and one whose x begins elsewhere; a second pass among it."""
+    launches = triton.runtime.driver.active.launches
+    found = []
+    for offset in (0, 0, 1):
+        before = len(launches)
+        x = torch.zeros(8000 * 40 + offset, dtype=torch.float16)[offset:].view(8000, 40)
+        with use_backend("triton"):
+            _step(bilinear, x, *(torch.zeros(shape).half() for shape in ((8000, 24), (16, 40, 24), (16,))))
+        found.append(launches[before:])
+    return found

@@ -24,7 +24,7 @@ from triton_bilinear.gpu.device import device_of
 from triton_bilinear.gpu.grad_inputs import grad_inputs_launches
 from triton_bilinear.gpu.grad_weight import grad_weight_launches
 from triton_bilinear.gpu.launch import Launch, run
-from triton_bilinear.gpu.rows import batch_rows
+from triton_bilinear.gpu.rows import batch_rows, walkable
 from triton_bilinear.planning import Plan
 from triton_bilinear.planning.config import config
 from triton_bilinear.tuning.devices import find_device
@@ -316,7 +316,8 @@ def check_expanded(shape_x: tuple[int, ...], shape_y: tuple[int, ...], copied: b
     z, dx, dy = (nan(*batch, features, dtype=x.dtype) for features in (L, M, N))
     check_step(x, y, g, weight, z, dx, dy)
     for inputs, outputs in (([x, y], [z]), ([g, x, y], [dx, dy]), ([g, x, y], [])):
-        rows, served = batch_rows(inputs, outputs)
+        served = walkable(inputs, outputs)
+        rows = batch_rows([*served, *outputs])
         assert rows.count == batch.numel()
         assert any(tensor is not given for tensor, given in zip(served, inputs, strict=True)) == copied
     return rows.kind(16)

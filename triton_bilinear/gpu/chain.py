@@ -16,12 +16,12 @@ from .launch import (
     distinct_elements,
     even,
     plan_launch,
-    run_planned,
     span,
     unit_axis,
     vectors,
 )
 from .reduction import reduce_rows, workspace
+from .replay import run_planned
 from .rows import merge_axes
 
 
@@ -32,7 +32,7 @@ def chain(p: Tensor, q: Tensor, r: Tensor, bias: Tensor | None, out: Tensor) -> 
     if not (p.numel() and q.numel() and r.numel()):
         out.zero_() if bias is None else out.copy_(bias[:, None, None].expand_as(out))
         return
-    run_planned(lambda device: chain_launches(p, q, r, bias, out, device), out)
+    run_planned(chain_launches, p, q, r, bias, out)
 
 
 def chain_launches(

@@ -11,9 +11,10 @@ from ..kernels.project import contract_project_kernel
 from ..planning import ContractProblem, Plan, plan_contract
 from ..tuning.devices import DeviceSpec
 from .device import float32_precision
-from .launch import Launch, common_constants, even, plan_launch, run_planned, span, unit_axis, vector_bytes, vectors
+from .launch import Launch, common_constants, even, plan_launch, span, unit_axis, vector_bytes, vectors
 from .reduction import reduce_rows, workspace
-from .rows import Rows, RowStrides, batch_rows, stride_arguments
+from .replay import run_planned
+from .rows import Rows, RowStrides, batch_rows, stride_arguments, walkable
 
 
 def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -23,7 +24,8 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
     if not weight.numel():
         out.zero_() if bias is None else out.copy_(bias.expand_as(out))
         return
-    run_planned(lambda device: contract_launches(u, v, weight, bias, out, None, device), out)
+    u, v = walkable([u, v], [out])
+    run_planned(contract_launches, u, v, weight, bias, out, None)
 
 
 def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, kept: Tensor) -> None:
@@ -32,7 +34,8 @@ def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out
         kept.zero_()
         contract(u, v, weight, bias, out)
         return
-    run_planned(lambda device: contract_launches(u, v, weight, bias, out, kept, device), out)
+    u, v = walkable([u, v], [out])
+    run_planned(contract_launches, u, v, weight, bias, out, kept)
 
 
 def contract_launches(
@@ -48,7 +51,7 @@ def contract_launches(
     """The launches of one contraction (by the planner's plan or another), its workspace allocated. No size may be 0."""
     # kept (..., p, r) is walked by the same rows as (..., p * r): it is allocated contiguous.
     outputs = [out] if kept is None else [out, kept.flatten(-2)]
-    rows, (u, v) = batch_rows([u, v], outputs)
+    rows = batch_rows([u, v, *outputs])
     precision = float32_precision(u, device)
     dtype = str(u.dtype).removeprefix("torch.")
     P, Q, R = weight.shape

@@ -17,14 +17,14 @@ from .launch import (
     common_constants,
     even,
     plan_launch,
-    run_planned,
     span,
     unit_axis,
     vector_bytes,
     vectors,
 )
 from .reduction import reduce_rows, workspace
-from .rows import Rows, RowStrides, batch_rows, stride_arguments
+from .replay import run_planned
+from .rows import Rows, RowStrides, batch_rows, stride_arguments, walkable
 
 
 def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, out_y: Tensor) -> None:
@@ -33,7 +33,8 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
         out_x.zero_()
         out_y.zero_()
         return
-    run_planned(lambda device: grad_inputs_launches(g, x, y, weight, out_x, out_y, device), g)
+    g, x, y = walkable([g, x, y], [out_x, out_y])
+    run_planned(grad_inputs_launches, g, x, y, weight, out_x, out_y)
 
 
 def grad_inputs_launches(
@@ -49,7 +50,7 @@ def grad_inputs_launches(
     """The launches, their workspace allocated: one joint product (by the planner's plan or another), or two
     contractions. No size may be 0.
     """
-    rows, (g, x, y) = batch_rows([g, x, y], [out_x, out_y])
+    rows = batch_rows([g, x, y, out_x, out_y])
     dtype = str(g.dtype).removeprefix("torch.")
     precision = float32_precision(g, device)
     L, M, N = weight.shape

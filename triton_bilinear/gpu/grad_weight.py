@@ -8,9 +8,10 @@ from ..kernels.grad_weight import grad_weight_kernel
 from ..planning import GradWeightProblem, Plan, plan_grad_weight
 from ..tuning.devices import DeviceSpec
 from .device import float32_precision
-from .launch import Launch, common_constants, even, plan_launch, run_planned, span, vector_bytes, vectors
+from .launch import Launch, common_constants, even, plan_launch, span, vector_bytes, vectors
 from .reduction import reduce_partials, workspace
-from .rows import batch_rows, stride_arguments
+from .replay import run_planned
+from .rows import batch_rows, stride_arguments, walkable
 
 
 def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
@@ -20,18 +21,18 @@ def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
     if not g.numel():
         out.zero_()
         return
-    run_planned(lambda device: grad_weight_launches(g, x, y, out, device), g)
+    run_planned(grad_weight_launches, *walkable([g, x, y]), out)
 
 
 def grad_weight_launches(
     g: Tensor, x: Tensor, y: Tensor, out: Tensor, device: DeviceSpec, plan: Plan | None = None
 ) -> list[Launch]:
     """The launches (by the planner's plan or another), their workspace allocated. No size may be 0."""
-    rows, operands = batch_rows([g, x, y])
+    operands = (g, x, y)
+    rows = batch_rows(operands)
     dtype = str(g.dtype).removeprefix("torch.")
     precision = float32_precision(g, device)
     L, M, N = out.shape
-    g, x, y = operands
     widths = (vector_bytes(g), vector_bytes(x), vector_bytes(y))
     problem = GradWeightProblem(rows.count, L, M, N, dtype, precision, widths)
     plan = plan or plan_grad_weight(problem, device)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import gcd, prod
 from typing import Any
@@ -10,11 +11,10 @@ from typing import Any
 import torch
 import triton.language as tl
 from torch import Tensor
-from triton import OutOfResources
 
-from ..planning import LEAST_COPY, Plan, Problem, fall_back, loads_ahead
+from ..planning import LEAST_COPY, Plan, Problem, loads_ahead
 from ..tuning.devices import DeviceSpec
-from .device import device_of, interpreting
+from .device import interpreting
 
 # An offset of so many elements needs 64 bits.
 _WIDE = 2**31
@@ -35,12 +35,13 @@ class Launch:
     options: Mapping[str, Any]
     plan: Plan | None = None
 
-    def run(self) -> None:
+    def run(self) -> Any:
+        """Runs it. Returns the compiled kernel; None in Triton's interpreter."""
         arguments = self.arguments
         if interpreting():
             # `vectors` relies on strides of 1 being constants of the launch, which they are not in the interpreter.
             arguments = {name: 1 if name.startswith("VEC_") else value for name, value in arguments.items()}
-        self.kernel[self.grid](**arguments, num_warps=self.num_warps, num_stages=self.num_stages, **self.options)
+        return self.kernel[self.grid](**arguments, num_warps=self.num_warps, num_stages=self.num_stages, **self.options)
 
 
 def plan_launch(
@@ -62,30 +63,14 @@ def compiler_options(device: DeviceSpec) -> dict[str, Any]:
 
 def run(launches: Iterable[Launch], where: Tensor) -> None:
     """Runs the launches in order on the tensor's device."""
-    if where.device.type == "cpu":
-        for launch in launches:
-            launch.run()
-        return
-    with torch.accelerator.device_index(where.device.index):
+    with on_device_of(where):
         for launch in launches:
             launch.run()
 
 
-def run_planned(plan: Callable[[DeviceSpec], list[Launch]], where: Tensor) -> None:
-    """Runs the launches that `plan` makes for the tensor's device.
-
-    Where the device has not got what a launch needs, in spite of the planner's model, all are planned and run once
-    more, with the safe plans that their problems have from then on.
-    """
-    device = device_of(where)
-    launches = plan(device)
-    try:
-        run(launches, where)
-    except OutOfResources:
-        for launch in launches:
-            if launch.plan is not None:
-                fall_back(launch.plan, device)
-        run(plan(device), where)
+def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
+    """A context in which launches go to the tensor's device."""
+    return nullcontext() if tensor.device.type == "cpu" else torch.accelerator.device_index(tensor.device.index)
 
 
 def accumulator(tensor: Tensor) -> torch.dtype:

@@ -20,7 +20,7 @@ def workspace(like: Tensor, splits: int, rows: int, columns: int) -> Tensor:
 
 def reduce_rows(partial: Tensor, bias: Tensor | None, out: Tensor, device: DeviceSpec) -> Launch:
     """out[..., column] = sum over splits (+ bias[column]), where two strides at most walk out's batch."""
-    rows, _ = batch_rows([], [out])
+    rows = batch_rows([out])
     return reduce_partials(partial, bias, out, rows.inner, rows.strides[0][1:], out.stride(-1), device)
 
 

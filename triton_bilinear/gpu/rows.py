@@ -1,4 +1,4 @@
-"""Batch axes as the kernels address them: at most three levels of rows, by strides and without a copy."""
+"""Batch axes as the kernels address them: three levels of rows, by strides and without a copy."""
 
 from __future__ import annotations
 
@@ -75,21 +75,24 @@ def merge_axes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> list[t
     return merged
 
 
-def batch_rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor] = ()) -> tuple[Rows, list[Tensor]]:
-    """The rows of tensors (*batch, features), and the inputs to address with them.
-
-    The inputs come back as they are, but where all batch axes need four levels or more (four of them, say, none of
-    which merge because x and y are expanded along every other one): then those that come cheapest are copies.
-    """
-    merged = _levels([*inputs, *outputs])
-    if len(merged) > _LEVELS:
-        inputs = _with_copies(inputs, outputs)
-        merged = _levels([*inputs, *outputs])
-        assert len(merged) <= _LEVELS, "results are allocated with two levels at most"
-    none = (1, [0] * (len(inputs) + len(outputs)))
+def batch_rows(tensors: Sequence[Tensor]) -> Rows:
+    """The rows of tensors (*batch, features), which three levels must do for (see `walkable`)."""
+    merged = _levels(tensors)
+    none = (1, [0] * len(tensors))
     outer, middle, inner = [none] * (_LEVELS - len(merged)) + merged
     strides = tuple(zip(outer[1], middle[1], inner[1], strict=True))
-    return Rows(outer[0] * middle[0] * inner[0], middle[0], inner[0], strides), list(inputs)
+    return Rows(outer[0] * middle[0] * inner[0], middle[0], inner[0], strides)
+
+
+def walkable(inputs: Sequence[Tensor], outputs: Sequence[Tensor] = ()) -> list[Tensor]:
+    """The inputs as they are, but where the batch axes of all tensors (*batch, features) need four levels or more.
+
+    As do four of them, say, none of which merge because x and y are expanded along every other one. Then those that
+    come cheapest are copies.
+    """
+    if inputs[0].dim() <= _LEVELS + 1 or len(_levels([*inputs, *outputs])) <= _LEVELS:
+        return list(inputs)
+    return _with_copies(inputs, outputs)
 
 
 def _levels(tensors: Sequence[Tensor]) -> list[tuple[int, list[int]]]:

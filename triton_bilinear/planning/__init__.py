@@ -1,7 +1,7 @@
 """The planner: from a problem and a device, both plain data, to a plan. Knows neither torch nor Triton."""
 
 from .chain import plan_chain
-from .choice import fall_back, forget_plans
+from .choice import fall_back, forget_plans, when_forgotten
 from .config import SEPARATE, Config
 from .contract import plan_contract
 from .grad_inputs import plan_grad_inputs
@@ -29,4 +29,5 @@ __all__ = [
     "plan_contract",
     "plan_grad_inputs",
     "plan_grad_weight",
+    "when_forgotten",
 ]

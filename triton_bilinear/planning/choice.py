@@ -20,14 +20,20 @@ if TYPE_CHECKING:
 
 _Planner = TypeVar("_Planner", bound=Callable[..., Any])
 
-_planners: list[Any] = []
+_forgetting: list[Callable[[], None]] = []
 _refused: set[tuple[Problem, DeviceSpec]] = set()
 
 
 def remembered(planner: _Planner) -> _Planner:
     """Plans once for each problem and device, until `forget_plans`."""
-    _planners.append(lru_cache(maxsize=4096)(planner))
-    return _planners[-1]
+    cached: Any = lru_cache(maxsize=4096)(planner)
+    when_forgotten(cached.cache_clear)
+    return cached
+
+
+def when_forgotten(clear: Callable[[], None]) -> None:
+    """Calls `clear` whenever plans are forgotten: of something that was made with them."""
+    _forgetting.append(clear)
 
 
 def forget_plans() -> None:
@@ -91,5 +97,5 @@ def _smallest(plans: list[Plan], device: DeviceSpec, dtype: str) -> Plan:
 
 
 def _forget() -> None:
-    for planner in _planners:
-        planner.cache_clear()
+    for clear in _forgetting:
+        clear()
