@@ -122,7 +122,7 @@ def _measured(steps: Sequence[StepProblem], folder: Path) -> Iterator[_Found]:
 
     where = torch.device("cuda", torch.cuda.current_device())
     machine = Machine(device_of(torch.empty(0, device=where)), where)
-    timer = GpuTimer(where, machine.spec.l2_bytes)
+    timer = GpuTimer(where)
     problems = _problems(steps, machine.spec)
     with CompilerPool() as pool:
         outcomes = sweep(problems, machine, timer, folder, partial(compile_plans, pool=pool))
