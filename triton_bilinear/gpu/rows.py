@@ -47,9 +47,11 @@ class Rows:
         outer, middle, inner = self.strides[index]
         if self.inner == self.count:
             return MAX_TILE_ROWS * inner
-        middle_steps = MAX_TILE_ROWS // self.inner + 1
-        outer_steps = middle_steps // self.middle + 1
-        return outer_steps * outer + min(middle_steps, self.middle) * middle + self.inner * inner
+        steps = MAX_TILE_ROWS // self.inner + 1
+        if self.inner * self.middle == self.count:
+            return steps * middle + self.inner * inner
+        # Beyond an outer step the middle ones begin anew.
+        return (steps // self.middle + 1) * outer + self.middle * middle + self.inner * inner
 
     def dense(self, columns: int) -> RowStrides:
         """The strides of a dense tensor (count, columns)."""
