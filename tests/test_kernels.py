@@ -330,6 +330,22 @@ def test_pairs_by_expansion():
     assert check_expanded((3, 1), (1, 7), copied=False) == "crossing"
 
 
+@pytest.mark.parametrize("name", ["contract", "grad_inputs"])
+def test_split_results_whose_rows_take_three_strides(name):
+    """The second pass writes where they lie."""
+    problem = small(name, sizes=(24, 17, 18, 20))
+    plan = {"contract": Plan(_PROJECT, tuple("pqr"), 2, None), "grad_inputs": Plan(_JOINT, tuple("lmn"), 2, None, 2)}
+    inputs = [operand.view(2, 3, 4, -1) for operand in problem.operands[:-1]]
+    outputs = [nan(4, 3, 2, output.shape[-1], dtype=output.dtype).permute(2, 1, 0, 3) for output in problem.outputs]
+    if name == "contract":
+        arguments = (*inputs, problem.operands[-1], problem.bias, *outputs, None)
+    else:
+        arguments = (*inputs, problem.operands[-1], *outputs)
+    run(problem.primitive.launches(*arguments, device_of(inputs[0]), plan[name]), inputs[0])
+    problem.outputs = [flat(output) for output in outputs]
+    problem.check()
+
+
 def test_batches_that_take_four_strides():
     """One of the inputs is copied."""
     check_expanded((2, 1, 3, 1), (1, 2, 1, 4), copied=True)
@@ -420,7 +436,8 @@ def test_plan_of_rows_too_narrow_for_asynchronous_copies(name, plan):
     """Rows of an odd number of float16s: all operands of the product are loaded a step ahead."""
     problem = small(name, torch.float16, (21, 17, 19, 23))
     launches = problem.run_plan(plan)
-    assert all(value for argument, value in launches[0].arguments.items() if argument.startswith("AHEAD_"))
+    ahead = {value for argument, value in launches[0].arguments.items() if argument.startswith("AHEAD_")}
+    assert ahead == {device_of(problem.operands[0]).vendor == "nvidia"}
     problem.check()
 
 
@@ -473,7 +490,7 @@ def far_apart(tensor: Tensor, axis: int, storage: Tensor) -> Tensor:
     for other in reversed(others):
         strides[other] = step
         step *= tensor.shape[other]
-    strides[axis] = _BEYOND_32_BITS // (tensor.shape[axis] - 1)
+    strides[axis] = -(-_BEYOND_32_BITS // (tensor.shape[axis] - 1))
     view = storage.as_strided(tensor.shape, strides)
     view.copy_(tensor)
     return view
@@ -481,7 +498,7 @@ def far_apart(tensor: Tensor, axis: int, storage: Tensor) -> Tensor:
 
 FAR = [
     *(("contract", role, axis) for role, axis in [(0, 0), (0, 1), (1, 1), (2, 0), (2, 1), (2, 2), (-1, 0), (-1, 1)]),
-    *(("contract_keep", role, axis) for role, axis in [(1, 1), (2, 2)]),
+    *(("contract_keep", role, axis) for role, axis in [(1, 1), (2, 2), (-2, 0)]),
     *(("grad_inputs", role, axis) for role, axis in [(0, 1), (1, 1), (2, 1), (3, 0), (3, 1), (3, 2), (-1, 1)]),
     *(("grad_weight", role, axis) for role, axis in [(0, 1), (1, 1), (2, 0), (2, 1), (-1, 0), (-1, 1), (-1, 2)]),
     *(("chain", role, axis) for role, axis in [(0, 3), (0, 4), (1, 2), (1, 4), (2, 3), (2, 4), (-1, 2), (-1, 3)]),
@@ -490,11 +507,12 @@ FAR = [
 
 @pytest.mark.parametrize(("name", "role", "axis"), FAR)
 def test_offsets_beyond_32_bits(name, role, axis, tmp_path):
-    """An operand (or, for role -1, the first result) whose elements lie further apart than 32 bits can say."""
-    problem = small(name, torch.float16)
+    """An operand (or, for roles -1 and -2, a result) whose elements lie further apart than 32 bits can say."""
+    problem = small(name, torch.float16, (9, *SMALL[1:]))  # rows of one tile
     with sparse_elements(_BEYOND_32_BITS + 2**16, tmp_path / "sparse") as storage:
         tensors = problem.outputs if role < 0 else problem.operands
-        tensors[max(role, 0)] = far_apart(tensors[max(role, 0)], axis, storage)
+        index = role if role >= 0 else -1 - role
+        tensors[index] = far_apart(tensors[index], axis, storage)
         problem.run()
         problem.check()
 

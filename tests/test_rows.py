@@ -64,5 +64,12 @@ def test_kind_and_reach_of_tiles(shape, slices, block):
             assert kind == "nested"
 
 
+def test_reach_where_middle_steps_are_longer_than_outer_ones():
+    """Expanded along the outer axis: at its step the kernel goes back over all middle ones."""
+    rows = batch_rows([torch.empty_strided((2, 1000, 4, 8), (0, 3_000_000, 8, 1), device="meta")])
+    assert (rows.kind(16), rows.middle) == ("nested", 1000)
+    assert rows.reach(0) >= 999 * 3_000_000
+
+
 def test_every_kind_is_met():
     assert {batch_rows([batch(*each)]).kind(64) for each in BATCHES} == {"flat", "straight", "crossing", "nested"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor
 
 from ..kernels.chain import chain_kernel
@@ -22,7 +20,6 @@ from .launch import (
 )
 from .reduction import reduce_rows, workspace
 from .replay import run_planned
-from .rows import merge_axes
 
 
 def chain(p: Tensor, q: Tensor, r: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -47,8 +44,6 @@ def chain_launches(
     inputs = sum(distinct_elements(tensor) for tensor in (p, q, r))
     problem = ChainProblem(batch * outer, K, A, C, D, E, dtype, precision, vector, inputs)
     plan = plan or plan_chain(problem, device)
-    if len(merge_axes(out.shape[:-1], [out.stride()[:-1]])) > 2:
-        plan = replace(plan, splits=1)  # the second pass writes rows of two levels at most
     config = plan.config
     steps = K * -(-C // config["C"])
     partial = None if plan.splits == 1 else workspace(out, plan.splits, batch * outer * A, D)

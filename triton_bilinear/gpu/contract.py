@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from .device import float32_precision
 from .launch import Launch, common_constants, even, plan_launch, span, unit_axis, vector_bytes, vectors
 from .reduction import reduce_rows, workspace
 from .replay import run_planned
-from .rows import Rows, RowStrides, batch_rows, stride_arguments, walkable
+from .rows import Rows, batch_rows, stride_arguments, walkable
 
 
 def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -59,21 +60,20 @@ def contract_launches(
     row_vector = min(vector_bytes(u), vector_bytes(v))
     problem = ContractProblem(rows.count, P, Q, R, dtype, precision, unit, vector, row_vector, kept is not None)
     plan = plan or plan_contract(problem, device)
-    row_strides = list(rows.strides)
     if plan.order == ("p", "r", "q"):
         u, v, weight = v, u, weight.transpose(1, 2)
-        row_strides[:2] = row_strides[1::-1]
+        rows = replace(rows, strides=(rows.strides[1], rows.strides[0], *rows.strides[2:]))
     if plan.splits == 1:
         out_arguments = {
             "bias_ptr": out if bias is None else bias,
             "out_ptr": out,
             "stride_bias": 0 if bias is None else bias.stride(0),
             "stride_os": 0,
-            **stride_arguments("o", row_strides[2]),
+            **stride_arguments("o", rows.strides[2]),
             "stride_op": out.stride(-1),
             "HAS_BIAS": bias is not None,
         }
-        return [_first_pass(u, v, weight, kept, rows, row_strides, plan, problem, device, out_arguments)]
+        return [_first_pass(u, v, weight, kept, rows, plan, problem, device, out_arguments)]
     partial = workspace(out, plan.splits, rows.count, P)
     partial_arguments = {
         "bias_ptr": partial,
@@ -85,7 +85,7 @@ def contract_launches(
         "HAS_BIAS": False,
     }
     return [
-        _first_pass(u, v, weight, kept, rows, row_strides, plan, problem, device, partial_arguments),
+        _first_pass(u, v, weight, kept, rows, plan, problem, device, partial_arguments),
         reduce_rows(partial, bias, out, device),
     ]
 
@@ -96,7 +96,6 @@ def _first_pass(
     weight: Tensor,
     kept: Tensor | None,
     rows: Rows,
-    row_strides: list[RowStrides],
     plan: Plan,
     problem: ContractProblem,
     device: DeviceSpec,
@@ -119,9 +118,9 @@ def _first_pass(
         "R": R,
         "B_MIDDLE": rows.middle,
         "B_INNER": rows.inner,
-        **stride_arguments("u", row_strides[0]),
+        **stride_arguments("u", rows.strides[0]),
         "stride_uq": u.stride(-1),
-        **stride_arguments("v", row_strides[1]),
+        **stride_arguments("v", rows.strides[1]),
         "stride_vr": v.stride(-1),
         "stride_tp": weight.stride(0),
         "stride_tq": weight.stride(1),
@@ -143,7 +142,7 @@ def _first_pass(
         kernel = contract_project_kernel
         arguments |= {
             "kept_ptr": u if kept is None else kept,
-            **stride_arguments("k", (0, 0, 0) if kept is None else row_strides[3]),
+            **stride_arguments("k", (0, 0, 0) if kept is None else rows.strides[3]),
             "stride_kp": 0 if kept is None else kept.stride(-2),
             "stride_kr": 0 if kept is None else kept.stride(-1),
             "KEEP": kept is not None,

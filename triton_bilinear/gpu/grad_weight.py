@@ -11,7 +11,7 @@ from .device import float32_precision
 from .launch import Launch, common_constants, even, plan_launch, span, vector_bytes, vectors
 from .reduction import reduce_partials, workspace
 from .replay import run_planned
-from .rows import batch_rows, stride_arguments, walkable
+from .rows import Rows, batch_rows, stride_arguments, walkable
 
 
 def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
@@ -80,7 +80,6 @@ def grad_weight_launches(
     grid = (-(-P // config["P"]) * -(-Q // config["Q"]) * -(-R // config["R"]), plan.splits)
     launches = [plan_launch(grad_weight_kernel, grid, arguments, plan, device)]
     if partial is not None:
-        # Rows (p, q) of the result in two levels: q within p.
-        row_strides = (target.stride(0), target.stride(1))
-        launches.append(reduce_partials(partial, None, out, Q, row_strides, target.stride(2), device))
+        result = Rows(P * Q, P, Q, ((0, target.stride(0), target.stride(1)),))  # q within p
+        launches.append(reduce_partials(partial, None, out, result, target.stride(2), device))
     return launches

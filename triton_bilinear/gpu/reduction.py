@@ -8,7 +8,7 @@ from torch import Tensor
 from ..kernels.reduce import reduce_partials_kernel
 from ..tuning.devices import DeviceSpec
 from .launch import Launch, accumulator, compiler_options
-from .rows import batch_rows
+from .rows import Rows, batch_rows, stride_arguments
 
 _BLOCK_B, _BLOCK_P = 32, 64
 
@@ -19,24 +19,19 @@ def workspace(like: Tensor, splits: int, rows: int, columns: int) -> Tensor:
 
 
 def reduce_rows(partial: Tensor, bias: Tensor | None, out: Tensor, device: DeviceSpec) -> Launch:
-    """out[..., column] = sum over splits (+ bias[column]), where two strides at most walk out's batch."""
-    rows = batch_rows([out])
-    return reduce_partials(partial, bias, out, rows.inner, rows.strides[0][1:], out.stride(-1), device)
+    """out[..., column] = sum over splits (+ bias[column]), rows in the order of out's batch."""
+    return reduce_partials(partial, bias, out, batch_rows([out]), out.stride(-1), device)
 
 
 def reduce_partials(
     partial: Tensor,
     bias: Tensor | None,
     out: Tensor,
-    inner: int,
-    row_strides: tuple[int, int],
+    result: Rows,
     column_stride: int,
     device: DeviceSpec,
 ) -> Launch:
-    """out[row, column] = sum over splits (+ bias[column]).
-
-    Row i lies at (i // inner) * row_strides[0] + (i % inner) * row_strides[1].
-    """
+    """out[row, column] = sum over splits (+ bias[column]). result: where out's rows lie."""
     splits, rows, columns = partial.shape
     return Launch(
         kernel=reduce_partials_kernel,
@@ -48,11 +43,11 @@ def reduce_partials(
             "S": splits,
             "B": rows,
             "P": columns,
-            "B_INNER": inner,
+            "B_MIDDLE": result.middle,
+            "B_INNER": result.inner,
             "stride_ps": rows * columns,
             "stride_bias": 0 if bias is None else bias.stride(0),
-            "stride_ob": row_strides[0],
-            "stride_oi": row_strides[1],
+            **stride_arguments("o", result.strides[0]),
             "stride_op": column_stride,
             "BLOCK_B": _BLOCK_B,
             "BLOCK_P": _BLOCK_P,

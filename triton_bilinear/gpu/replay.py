@@ -1,7 +1,8 @@
 """Launches planned once for tensors of one layout, and run again with other tensors that lie the same way.
 
 All that a launch passes but pointers follows from the shapes, strides, dtypes and alignment of a call's tensors. To
-work it out anew, and to have Triton bind sixty arguments, would take longer than the kernels of a small layer.
+work it out anew, and to have Triton bind sixty arguments, would take longer than the kernels of a small layer. What
+Triton does around a launch is done, but for what its binding asks in each call (debug settings, hooks before a run).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from triton import OutOfResources
+from triton.compiler import CompiledKernel
 
 from ..planning import fall_back, when_forgotten
 from ..tuning.devices import DeviceSpec
@@ -33,7 +35,8 @@ class _Replay:
     """A launch without its tensors.
 
     values: every argument in the kernel's order, tensors left out. slots: where they go, and which of the call's
-    tensors and workspaces it is. runner: the compiled kernel, once it has run; the interpreter has none.
+    tensors and workspaces it is. runner: the compiled kernel, once it has run (not in the interpreter, nor while it
+    compiles in another thread).
     """
 
     launch: Launch
@@ -50,7 +53,7 @@ class _Replay:
             return
         names = self.launch.kernel.arg_names
         compiled = replace(self.launch, arguments=dict(zip(names, values, strict=True))).run()
-        if compiled is not None:
+        if isinstance(compiled, CompiledKernel):
             self.runner = compiled[self.launch.grid + (1,)]
 
 
@@ -120,7 +123,7 @@ def _layout(tensors: Sequence[Tensor | None], device: DeviceSpec) -> tuple[Any, 
     """All that launches depend on of the tensors, and which of them begin at one place."""
     pointers = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     layout: tuple[Any, ...] = tuple(
-        None if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype, pointer % 16, pointers.index(pointer))
+        tensor is not None and (tensor.shape, tensor.stride(), tensor.dtype, pointer % 16 == 0, pointers.index(pointer))
         for tensor, pointer in zip(tensors, pointers, strict=True)
     )
     if device.vendor == "amd":

@@ -84,7 +84,7 @@ def grad_inputs_kernel(
         mask_n = ((n0 + col_n < N) | EVEN_N)[None, :]
         a_along_m = (a_ptrs, n0 * stride_an, col_m[None, :], M, stride_am)
         if HOLD_G and AHEAD_A:
-            a_next = load_tile(a_along_m, m_first, mask_l & mask_n, EVEN_M)
+            a_next = load_tile(a_along_m, m_first, mask_l & mask_n & below(m_first, m_last), EVEN_M)
         dy = tl.zeros((BLOCK_B, BLOCK_N), ACC)
         grown = below(n_first, n0)
         for m0 in range(m_first, m_last, BLOCK_M):

@@ -58,7 +58,7 @@ def grad_weight_kernel(
     last = tl.minimum(first + rows_per_split, B)
     offs_b = tl.arange(0, BLOCK_B)
     if AHEAD_A or AHEAD_B or AHEAD_C:
-        mask_b = ((first + offs_b < last) | EVEN_B)[:, None]
+        mask_b = ((first + offs_b < last) | EVEN_B)[:, None] & below(first, last)
     if AHEAD_A:
         a_next = _load_rows(a_operand, first, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
     if AHEAD_B:

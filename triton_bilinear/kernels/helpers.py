@@ -5,11 +5,10 @@ import triton.language as tl
 
 
 @triton.jit
-def row_offsets(offs_b, B_INNER, stride_outer, stride_inner):
+def row_offsets(offs_b, B_MIDDLE, B_INNER, stride_outer, stride_middle, stride_inner):
     """Element offset of every batch row, in 64 bits."""
-    outer = (offs_b // B_INNER).to(tl.int64)
-    inner = (offs_b % B_INNER).to(tl.int64)
-    return outer * stride_outer + inner * stride_inner
+    steps, inner = (offs_b // B_INNER).to(tl.int64), (offs_b % B_INNER).to(tl.int64)
+    return steps // B_MIDDLE * stride_outer + steps % B_MIDDLE * stride_middle + inner * stride_inner
 
 
 @triton.jit

@@ -72,14 +72,15 @@ def contract_khatri_rao_kernel(
     first = tl.program_id(1) * steps_per_split
     last = tl.minimum(first + steps_per_split, steps_q * tl.cdiv(R, BLOCK_R))
     q0, r0 = first % steps_q * BLOCK_Q, first // steps_q * BLOCK_R
+    some = below(first, last)
     if HOLD_U:
         u_held = load_tile(u_operand, 0, mask_b, EVEN_Q)
     elif AHEAD_U:
-        u_next = load_tile(u_operand, q0, mask_b, EVEN_Q)
+        u_next = load_tile(u_operand, q0, mask_b & some, EVEN_Q)
     if AHEAD_V:
-        v_next = load_tile(v_operand, r0, mask_b, EVEN_R)
+        v_next = load_tile(v_operand, r0, mask_b & some, EVEN_R)
     if AHEAD_T:
-        t_next = _load_depth(t_operand, q0, r0, mask_p, EVEN_Q, EVEN_R)
+        t_next = _load_depth(t_operand, q0, r0, mask_p & some, EVEN_Q, EVEN_R)
     acc = tl.zeros((BLOCK_B, BLOCK_P), ACC)
     for step in range(first, last):
         q0, r0 = step % steps_q * BLOCK_Q, step // steps_q * BLOCK_R

@@ -37,6 +37,8 @@ def contract_project_kernel(
     stride_tp, stride_tq, stride_tr = strides3(stride_tp, stride_tq, stride_tr, VEC_T, WIDE)
     o_strides, stride_op = row_strides(stride_ob, stride_oj, stride_oi, stride_op, VEC_OUT, WIDE)
     stride_os = strides(stride_os, VEC_OUT, WIDE)
+    k_strides, stride_kr = row_strides(stride_kb, stride_kj, stride_ki, stride_kr, 1, WIDE)
+    stride_kp = strides(stride_kp, 1, WIDE)
 
     num_p = tl.cdiv(P, BLOCK_P)
     pid = tl.program_id(0)
@@ -73,7 +75,7 @@ def contract_project_kernel(
         v = load_tile(v_operand, r0, mask_b, EVEN_R).to(ACC)
         out += tl.sum(tl.reshape(acc, (BLOCK_B, BLOCK_P, BLOCK_R)) * v[:, None, :], 2)
         if KEEP:
-            kept_base, kept_rows = tile_rows(b0, BLOCK_B, B_MIDDLE, B_INNER, (stride_kb, stride_kj, stride_ki), ROWS)
+            kept_base, kept_rows = tile_rows(b0, BLOCK_B, B_MIDDLE, B_INNER, k_strides, ROWS)
             kept_offs = kept_rows[:, None] + (col_p * stride_kp + (r0 + col_r) * stride_kr)[None, :]
             kept_ptrs = kept_ptr + kept_base + kept_offs
             kept_mask = rows[:, None] & ((col_p < P) & (r0 + col_r < R))[None, :]

@@ -9,10 +9,10 @@ from triton_bilinear.kernels.helpers import row_offsets
 @triton.jit
 def reduce_partials_kernel(
     partial_ptr, bias_ptr, out_ptr,
-    S, B, P, B_INNER,
+    S, B, P, B_MIDDLE, B_INNER,
     stride_ps,
     stride_bias,
-    stride_ob, stride_oi, stride_op,
+    stride_ob, stride_oj, stride_oi, stride_op,
     BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr,
     HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
@@ -29,5 +29,6 @@ def reduce_partials_kernel(
     if HAS_BIAS:
         bias = tl.load(bias_ptr + offs_p * stride_bias, mask=offs_p < P, other=0.0)
         acc += bias.to(acc.dtype)[None, :]
-    out_ptrs = out_ptr + row_offsets(offs_b, B_INNER, stride_ob, stride_oi)[:, None] + offs_p[None, :] * stride_op
+    out_rows = row_offsets(offs_b, B_MIDDLE, B_INNER, stride_ob, stride_oj, stride_oi)
+    out_ptrs = out_ptr + out_rows[:, None] + offs_p[None, :] * stride_op
     tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=mask)

@@ -15,7 +15,7 @@ _RUNS = (10, 100)
 _SECONDS = 0.2
 
 # More than any L2 cache holds, and what a GPU takes longer to fill than the host takes to launch a plan.
-_BUFFER_BYTES = 1 << 30
+_BUFFER_BYTES = 2 << 30
 
 
 class GpuTimer:
