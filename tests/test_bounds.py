@@ -120,12 +120,15 @@ def test_every_kernel(name: str, dtype: torch.dtype) -> None:
     check(problem, plan)
 
 
-@pytest.mark.parametrize("splits", [1, 4])
+@pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("name", ["khatri_rao", "grad_weight", "joint, g held"])
 def test_loads_ahead_without_masks(name: str, splits: int) -> None:
-    """Sizes that tiles cover, of rows an element further apart: nothing but the end of a walk keeps a load inside."""
+    """Sizes that tiles cover, of rows an element further apart: nothing but the end of a walk keeps a load inside.
+
+    Of three shares of four steps the last is empty, of two steps too.
+    """
     primitive, tile, _, axes = CASES[name]
-    sizes = {"khatri_rao": (32, 32, 10, 64), "grad_weight": (80, 2, 32, 128), "joint, g held": (16, 32, 10, 64)}[name]
+    sizes = {"khatri_rao": (32, 32, 8, 64), "grad_weight": (64, 2, 32, 128), "joint, g held": (16, 32, 4, 64)}[name]
     problem = make(primitive, dict(zip(AXES[primitive], sizes, strict=True)), torch.float16)
     problem.operands = [_spaced(operand) for operand in problem.operands]
     plan = Plan(tile, tuple(STRAIGHT[primitive]), splits, None)

@@ -152,7 +152,10 @@ def test_a_step_lists_what_a_real_step_launches(gpu):
             for name, value in real.arguments.items():
                 told = launch.arguments[name]
                 if isinstance(value, TensorArgument):
-                    assert (value.shape, value.stride) == (tuple(told.shape), told.stride()), name
+                    # Of one that is a view with other axes first, a later launch passes what it is a view of.
+                    assert value.dtype == str(told.dtype).removeprefix("torch."), name
+                    axes = sorted(zip(told.shape, told.stride(), strict=True))
+                    assert sorted(zip(value.shape, value.stride, strict=True)) == axes, name
                 else:
                     assert value == told, name
             types = parameters(launch, compile_request(launch, device))

@@ -110,11 +110,13 @@ def _loop_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool) -> i
         case "khatri_rao":
             # With a single q the product is an operand of tcgen05's as it was loaded.
             factors = streamed if unit == "tcgen05" and size["Q"] == 1 else waiting
-            return right * streamed + rows * (size["Q"] + size["R"]) * item * factors
+            # Elsewhere it changes threads on its way there, where it was made in the layout of the load.
+            product = depth * rows * item if unit != "tcgen05" and size["Q"] == 1 else 0
+            return right * streamed + rows * (size["Q"] + size["R"]) * item * factors + product
         case "grad_weight":
             # With a single p the product is an operand of tcgen05's as it was loaded, else it lies beside the others.
             factors = streamed if unit == "tcgen05" and size["P"] == 1 else waiting
-            product = depth * rows * item if unit == "tcgen05" and size["P"] > 1 else 0
+            product = 0 if unit == "tcgen05" and size["P"] == 1 else depth * rows * item
             return right * streamed + depth * (size["P"] + size["Q"]) * item * factors + product
         case "grad_inputs" if held:
             # g stays; a step's tiles and the sums that change threads, or behind the steps dy, take turns in the rest.
