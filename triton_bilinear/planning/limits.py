@@ -110,13 +110,15 @@ def _loop_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool) -> i
         case "khatri_rao":
             # With a single q the product is an operand of tcgen05's as it was loaded.
             factors = streamed if unit == "tcgen05" and size["Q"] == 1 else waiting
-            # Elsewhere it changes threads on its way there, where it was made in the layout of the load.
-            product = depth * rows * item if unit != "tcgen05" and size["Q"] == 1 else 0
+            # Elsewhere it changes threads on its way there, where u does not.
+            stays = unit != "tcgen05" and _stays_in_threads(rows * size["Q"], config, device)
+            product = depth * rows * item if stays else 0
             return right * streamed + rows * (size["Q"] + size["R"]) * item * factors + product
         case "grad_weight":
             # With a single p the product is an operand of tcgen05's as it was loaded, else it lies beside the others.
             factors = streamed if unit == "tcgen05" and size["P"] == 1 else waiting
-            product = 0 if unit == "tcgen05" and size["P"] == 1 else depth * rows * item
+            stays = _stays_in_threads(depth * size["P"], config, device)
+            product = depth * rows * item if (size["P"] > 1 if unit == "tcgen05" else stays) else 0
             return right * streamed + depth * (size["P"] + size["Q"]) * item * factors + product
         case "grad_inputs" if held:
             # g stays; a step's tiles and the sums that change threads, or behind the steps dy, take turns in the rest.
@@ -131,6 +133,11 @@ def _loop_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool) -> i
             return inner * streamed + size["C"] * size["D"] * item + size["A"] * size["C"] * item
         case _:
             return (right + rows * depth * item) * streamed
+
+
+def _stays_in_threads(elements: int, config: Config, device: DeviceSpec) -> bool:
+    """Whether a factor's tile is so small that it is loaded a step ahead (reads.py), and multiplied where it is."""
+    return device.vendor == "nvidia" and elements < 2 * 32 * config.num_warps
 
 
 def _sums_of_tcgen05(config: Config, unit: str) -> int:
