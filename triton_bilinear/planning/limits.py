@@ -7,7 +7,7 @@ from ..tuning.targets import asynchronous_unit
 from .config import Config, product_shape
 from .cost import uses_matrix_unit
 from .problem import ContractProblem, GradInputsProblem, Problem, itemsize
-from .reads import reads
+from .reads import elements_of_a_thread, reads
 
 # What `registers` may come to before something is spilt, read off kernels compiled for every architecture: an
 # asynchronous unit takes its operands from shared memory, tcgen05 keeps accumulators in a memory of its own until the
@@ -111,14 +111,14 @@ def _loop_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool) -> i
             # With a single q the product is an operand of tcgen05's as it was loaded.
             factors = streamed if unit == "tcgen05" and size["Q"] == 1 else waiting
             # Elsewhere it changes threads on its way there, where u does not.
-            stays = unit != "tcgen05" and _stays_in_threads(rows * size["Q"], config, device)
-            product = depth * rows * item if stays else 0
+            moves = unit != "tcgen05" and _stays_in_threads(rows * size["Q"], config, device)
+            product = depth * rows * item if moves else 0
             return right * streamed + rows * (size["Q"] + size["R"]) * item * factors + product
         case "grad_weight":
             # With a single p the product is an operand of tcgen05's as it was loaded, else it lies beside the others.
             factors = streamed if unit == "tcgen05" and size["P"] == 1 else waiting
-            stays = _stays_in_threads(depth * size["P"], config, device)
-            product = depth * rows * item if (size["P"] > 1 if unit == "tcgen05" else stays) else 0
+            moves = size["P"] > 1 if unit == "tcgen05" else _stays_in_threads(depth * size["P"], config, device)
+            product = depth * rows * item if moves else 0
             return right * streamed + depth * (size["P"] + size["Q"]) * item * factors + product
         case "grad_inputs" if held:
             # g stays; a step's tiles and the sums that change threads, or behind the steps dy, take turns in the rest.
@@ -137,7 +137,7 @@ def _loop_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool) -> i
 
 def _stays_in_threads(elements: int, config: Config, device: DeviceSpec) -> bool:
     """Whether a factor's tile is so small that it is loaded a step ahead (reads.py), and multiplied where it is."""
-    return device.vendor == "nvidia" and elements < 2 * 32 * config.num_warps
+    return device.vendor == "nvidia" and elements_of_a_thread(elements, config) == 1
 
 
 def _sums_of_tcgen05(config: Config, unit: str) -> int:

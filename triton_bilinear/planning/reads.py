@@ -62,8 +62,13 @@ def loads_ahead(config: Config, device: DeviceSpec, problem: Problem, order: tup
             }
         case ChainProblem():
             tiles = {"p": (size["A"] * size["E"], left), "q": (size["E"] * size["C"], right)}
-    item, threads = itemsize(problem.dtype), 32 * config.num_warps
+    item = itemsize(problem.dtype)
     return {
-        name: device.vendor == "nvidia" and min(vector, max(1, elements // threads) * item) < LEAST_COPY
+        name: device.vendor == "nvidia" and min(vector, elements_of_a_thread(elements, config) * item) < LEAST_COPY
         for name, (elements, vector) in tiles.items()
     }
+
+
+def elements_of_a_thread(elements: int, config: Config) -> int:
+    """How many of a tile's elements a thread loads."""
+    return max(1, elements // (32 * config.num_warps))
