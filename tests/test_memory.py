@@ -84,6 +84,29 @@ def test_the_workspace_of_the_torch_path_does_not_grow_with_the_batch() -> None:
     assert extras[1] <= extras[0]
 
 
+@pytest.mark.parametrize("sizes", [(1024, 128, 128, 128), (256, 160, 160, 160), (2000, 90, 60, 128)], ids=str)
+def test_larger_pieces_for_a_large_weight_stay_an_eighth_of_what_einsum_takes(sizes: tuple[int, ...]) -> None:
+    B, L, M, N = sizes
+    x, y, weight = (torch.randn(shape, requires_grad=True) for shape in ((B, M), (B, N), (L, M, N)))
+    g = torch.randn(B, L)
+
+    def extra(function: Callable[[], Tensor]) -> int:
+        def run() -> tuple[Tensor, ...]:
+            result = function()
+            return result, *torch.autograd.grad(result, (x, y, weight), g)
+
+        peak, results = allocated(run)
+        return peak - results
+
+    ours = extra(lambda: tb.bilinear(x, y, weight))
+    by_einsum = [
+        extra(lambda: torch.einsum("bln,bn->bl", torch.einsum("bm,lmn->bln", x, weight), y)),
+        extra(lambda: torch.einsum("blm,bm->bl", torch.einsum("bn,lmn->blm", y, weight), x)),
+        extra(lambda: torch.einsum("bmn,lmn->bl", torch.einsum("bm,bn->bmn", x, y), weight)),
+    ]
+    assert 8 * ours <= min(by_einsum)
+
+
 @pytest.mark.parametrize("sizes", [(128, 64, 32, 32)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_a_step_through_the_kernels(sizes: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -82,7 +82,7 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
         return
     g, x, y, out_x, out_y = flatten_batch(g, x, y, out_x, out_y)
     for_x, for_y = weight.transpose(0, 1), weight.permute(2, 0, 1)
-    one = plan_joint(_rows(g), _seen(weight), piece_elements(g.device))
+    one = plan_joint(_rows(g), _seen(weight), _budget(g, weight))
     if _plan_contract(out_x, for_x).cost + _plan_contract(out_y, for_y).cost < one.cost:
         contract(g, y, for_x, None, out_x)
         contract(g, x, for_y, None, out_y)
@@ -102,13 +102,19 @@ def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
         out.zero_()
         return
     g, x, y = flatten_batch(g, x, y)
-    plan = plan_weight(_rows(g), _seen(out), piece_elements(out.device))
+    plan = plan_weight(_rows(g), _seen(out), _budget(g, out))
     alone, outer, inner = ((g, x, y)[axis] for axis in plan.axes)
     _ORDERS[plan.order].grad_weight(alone, outer, inner, out.permute(plan.axes), plan)
 
 
 def _plan_contract(out: Tensor, weight: Tensor) -> Plan:
-    return plan_contract(tuple(out.shape[:-1]), _seen(weight), piece_elements(out.device))
+    return plan_contract(tuple(out.shape[:-1]), _seen(weight), _budget(out, weight))
+
+
+def _budget(rows: Tensor, weight: Tensor) -> int:
+    """Elements of the largest buffer of a contraction."""
+    p, q, r = weight.shape
+    return piece_elements(rows.device, _rows(rows), (p, q, r))
 
 
 def _rows(tensor: Tensor) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .costs import Plan
+from .dots import add_products
 from .pieces import row_pieces, tiles
 from .workspace import Workspace
 
@@ -19,21 +20,12 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
     targets = (row_pieces(t, plan.rows) for t in (out_x, out_y))
     for left, left_x, left_y, piece_x, piece_y in zip(*operands, *targets, strict=True):
         rows = left.shape[0]
-        target_x, target_y = workspace.target("out_x", piece_x), workspace.take("out_y", rows, weight.shape[2])
+        target_x = workspace.target("out_x", piece_x, dense=True)
+        target_y = workspace.target("out_y", piece_y, dense=True)
         for (m, n), matrix in zip(grid, matrices, strict=True):
             tile = torch.mm(left, matrix, out=workspace.take("tile", rows, matrix.shape[1]))
             tile = tile.view(rows, m.stop - m.start, n.stop - n.start)
-            dots = workspace.take("dots", rows, 1, tile.shape[1])
-            # As products of one row each: of all ways to reduce a tile these read it the fastest.
-            torch.bmm(left_y[:, n].unsqueeze(1), tile.mT, out=dots)
-            if n.start:
-                target_x[:, m].add_(dots.squeeze(1))
-            else:
-                target_x[:, m].copy_(dots.squeeze(1))
-            part_x, part_y = left_x[:, m].unsqueeze(1), target_y[:, n].unsqueeze(1)
-            if m.start:
-                part_y.baddbmm_(part_x, tile)
-            else:
-                torch.bmm(part_x, tile, out=part_y)
+            add_products(workspace, left_y[:, n], tile.mT, target_x[:, m], started=n.start > 0)
+            add_products(workspace, left_x[:, m], tile, target_y[:, n], started=m.start > 0)
         workspace.store(piece_x, target_x)
-        piece_y.copy_(target_y.view(piece_y.shape))
+        workspace.store(piece_y, target_y)

@@ -20,14 +20,26 @@ from .costs import CALL, COPY, DOT, PRODUCT, Plan, Sizes, Weight, is_matrix
 CPU_PIECE = 512 * 1024
 DEVICE_PIECE = 16 * 1024 * 1024
 
+# Larger pieces make fewer calls of a CPU's matrix product, which do a little better. A buffer may be so many times as
+# large where it still is no larger than the weight, nor than this part of what a contraction makes that is not cut.
+LARGER = 4
+PART = 10
 
-def piece_elements(device: torch.device) -> int:
-    """Elements of the largest buffer on a device."""
-    return CPU_PIECE if device.type == "cpu" else DEVICE_PIECE
+
+def piece_elements(device: torch.device, rows: int = 0, weight: Sizes = (0, 0, 0)) -> int:
+    """Elements of the largest buffer on a device, for a contraction of so many rows with a weight of these sizes."""
+    if device.type != "cpu":
+        return DEVICE_PIECE
+    p, q, r = weight
+    allowed = min(p * q * r, rows * min(p * q, p * r, q * r) // PART)
+    return min(max(CPU_PIECE, allowed), LARGER * CPU_PIECE)
 
 
 # Of a piece; more rows or fewer make the matrix product slower.
 ROWS = (128, 256, 512)
+
+# Where all columns are so few that a plain piece holds them with more rows, these make fewer calls.
+MANY_ROWS = 1024
 
 
 def rate(rows: int, inner: int, columns: int) -> float:
@@ -44,7 +56,8 @@ def _shapes(
     result, where it is computed in a buffer. The buffers of these are no larger either.
     """
     fitting = max(1, budget // max(1, results))
-    for most in [rows for rows in ROWS if rows <= fitting] or [fitting]:
+    choices = (*ROWS, MANY_ROWS) if outer * inner * MANY_ROWS <= CPU_PIECE else ROWS
+    for most in [rows for rows in choices if rows <= fitting] or [fitting]:
         count = -(-batch // most)
         rows = -(-batch // count)
         columns = min(outer * inner, max(1, budget // max(rows, copied)))

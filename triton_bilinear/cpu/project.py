@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .costs import Plan
+from .dots import add_products
 from .pieces import row_pieces, tiles
 from .workspace import Workspace
 
@@ -18,18 +19,13 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
     matrices = workspace.tiles("weight", weight, grid)
     pieces = row_pieces(out, plan.rows), workspace.rows("u", u, plan.rows), workspace.rows("v", v, plan.rows)
     for piece, left, right in zip(*pieces, strict=True):
-        target = workspace.target("out", piece)
-        rows = left.shape[0]
+        target = workspace.target("out", piece, dense=True)
+        if bias is not None:
+            target.copy_(bias)
         for (p, r), matrix in zip(grid, matrices, strict=True):
-            projected = torch.mm(left, matrix, out=workspace.take("projected", rows, matrix.shape[1]))
-            dots = workspace.take("dots", rows, 1, p.stop - p.start)
-            torch.bmm(right[:, r].unsqueeze(1), projected.view(rows, -1, r.stop - r.start).mT, out=dots)
-            if r.start:
-                target[:, p].add_(dots.squeeze(1))
-            elif bias is None:
-                target[:, p].copy_(dots.squeeze(1))
-            else:
-                torch.add(dots.squeeze(1), bias[p], out=target[:, p])
+            projected = torch.mm(left, matrix, out=workspace.take("projected", left.shape[0], matrix.shape[1]))
+            tile = projected.view(left.shape[0], -1, r.stop - r.start)
+            add_products(workspace, right[:, r], tile.mT, target[:, p], bias is not None or r.start > 0)
         workspace.store(piece, target)
 
 
@@ -45,8 +41,9 @@ def contract_keep(
         *pieces, workspace.rows("u", u, rows), workspace.rows("v", v, rows), strict=True
     ):
         projected = torch.mm(left, matrix, out=workspace.target("kept", kept_piece))
-        dots = workspace.take("dots", left.shape[0], 1, p)
-        torch.bmm(right.unsqueeze(1), projected.view(-1, p, r).mT, out=dots)
-        total = dots.squeeze(1) if bias is None else dots.squeeze(1).add_(bias)
-        piece.copy_(total.view(piece.shape))
+        target = workspace.target("out", piece, dense=True)
+        if bias is not None:
+            target.copy_(bias)
+        add_products(workspace, right, projected.view(-1, p, r).mT, target, bias is not None)
+        workspace.store(piece, target)
         workspace.store(kept_piece, projected)

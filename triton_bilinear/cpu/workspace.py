@@ -126,10 +126,15 @@ class Workspace:
             return views
         return Walk(lambda: (self.fused(name, tensor[:, b, c]) for b, c in grid))
 
-    def target(self, name: str, piece: Tensor) -> Tensor:
-        """A matrix (rows, features) to compute a piece (*batch, features) of a result in; `store` completes it."""
+    def target(self, name: str, piece: Tensor, dense: bool = False) -> Tensor:
+        """A matrix (rows, features) to compute a piece (*batch, features) of a result in; `store` completes it.
+
+        dense: contiguous, for batched products.
+        """
         view = self._matrix_view(piece)
-        return view if self._is_target(view) else self.take(name, prod(piece.shape[:-1]), piece.shape[-1])
+        if self._is_target(view) and (view.is_contiguous() or not dense):
+            return view
+        return self.take(name, prod(piece.shape[:-1]), piece.shape[-1])
 
     def fused_target(self, name: str, tensor: Tensor) -> Tensor:
         """A matrix (a, b c) to compute a 3-d piece (a, b, c) of a result in; `store` completes it."""
