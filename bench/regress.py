@@ -216,9 +216,10 @@ def run_expected(cases: Sequence[Case], update: bool) -> int:
         return 0
     runs = [ratios(list(measured(Bench(device, QUICK), cases, "timing"))) for _ in range(RUNS if update else 1)]
     if update:
-        known = stored.get(key, {}) | gathered(runs)
+        written = gathered(runs)
+        known = stored.get(key, {}) | written
         FILE.write_text(json.dumps(stored | {key: known}, indent=1, sort_keys=True) + "\n")
-        print(f"{len(runs[0])} cases written for {key}")
+        print(f"{len(written)} cases written for {key}")
         return 0
     (now,) = runs
     found = shortfalls(stored[key], now)

@@ -287,7 +287,7 @@ def test_results_alias_nothing(sizes):
 
 def test_orders_fit_the_sizes():
     """One form is projected; many outputs meet Khatri-Rao products; few outputs are not worth a joint tile."""
-    budget = orders.CPU_PIECE
+    budget = orders.Budget(orders.CPU_PIECE, orders.CPU_PIECE)
     assert orders.plan_contract((2048,), Weight((1, 512, 512), (512 * 512, 512, 1)), budget).order == "project"
     many, apart = Weight((256, 39, 39), (39 * 39, 39, 1)), Weight((39, 256, 39), (39, 39 * 39, 1))
     assert orders.plan_contract((4096,), many, budget).order == "khatri_rao"

@@ -72,7 +72,9 @@ def test_a_step_on_the_torch_path(sizes: tuple[int, ...], dtype: torch.dtype) ->
 
 
 @pytest.mark.parametrize(
-    "sizes", [(1, 64, 300, 300), (64, 5000, 32, 32), (600, 5000, 32, 32), (20, 2000, 8, 300)], ids=str
+    "sizes",
+    [(1, 64, 300, 300), (64, 5000, 32, 32), (600, 5000, 32, 32), (20, 2000, 8, 300), (2000, 5000, 16, 16)],
+    ids=str,
 )
 def test_a_weight_in_half_precision_is_not_copied_whole(sizes: tuple[int, ...]) -> None:
     """Nor is a result of many outputs computed whole in float32."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import joint, khatri_rao, matrix_unit, project, rounded, rounded_project, weight_grad, whole
 from .costs import Plan, Weight
-from .orders import piece_elements, plan_contract, plan_joint, plan_weight
+from .orders import Budget, budget_of, piece_elements, plan_contract, plan_joint, plan_weight
 from .pairs import pairwise, pairwise_grad_weight, pairwise_grad_x
 from .pieces import flatten_batch
 from .workspace import ACCUMULATE
@@ -111,10 +111,9 @@ def _plan_contract(out: Tensor, weight: Tensor) -> Plan:
     return plan_contract(tuple(out.shape[:-1]), _seen(weight), _budget(out, weight))
 
 
-def _budget(rows: Tensor, weight: Tensor) -> int:
-    """Elements of the largest buffer of a contraction."""
+def _budget(rows: Tensor, weight: Tensor) -> Budget:
     p, q, r = weight.shape
-    return piece_elements(rows.device, _rows(rows), (p, q, r))
+    return budget_of(rows.device, weight.dtype, _rows(rows), (p, q, r))
 
 
 def _rows(tensor: Tensor) -> int:

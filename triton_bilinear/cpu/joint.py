@@ -7,21 +7,22 @@ from torch import Tensor
 
 from .costs import Plan
 from .dots import add_products
+from .orders import piece_elements
 from .pieces import row_pieces, tiles
 from .workspace import Workspace
 
 
 def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, out_y: Tensor, plan: Plan) -> None:
     """out_x[..., m] = sum_n G[..., m, n] y[..., n] and out_y[..., n] = sum_m G[..., m, n] x[..., m], G = g . weight."""
-    workspace = Workspace(g)
+    workspace, dense_up_to = Workspace(g), piece_elements(g.device)
     grid = list(tiles(weight.shape[1], weight.shape[2], plan.columns))
     matrices = workspace.tiles("weight", weight, grid)
     operands = (workspace.rows(name, t, plan.rows) for name, t in (("g", g), ("x", x), ("y", y)))
     targets = (row_pieces(t, plan.rows) for t in (out_x, out_y))
     for left, left_x, left_y, piece_x, piece_y in zip(*operands, *targets, strict=True):
         rows = left.shape[0]
-        target_x = workspace.target("out_x", piece_x, dense=True)
-        target_y = workspace.target("out_y", piece_y, dense=True)
+        target_x = workspace.target("out_x", piece_x, dense_up_to)
+        target_y = workspace.target("out_y", piece_y, dense_up_to)
         for (m, n), matrix in zip(grid, matrices, strict=True):
             tile = torch.mm(left, matrix, out=workspace.take("tile", rows, matrix.shape[1]))
             tile = tile.view(rows, m.stop - m.start, n.stop - n.start)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .costs import Plan
 from .dots import add_products
+from .orders import piece_elements
 from .pieces import row_pieces, tiles
 from .workspace import Workspace
 
@@ -19,7 +20,7 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
     matrices = workspace.tiles("weight", weight, grid)
     pieces = row_pieces(out, plan.rows), workspace.rows("u", u, plan.rows), workspace.rows("v", v, plan.rows)
     for piece, left, right in zip(*pieces, strict=True):
-        target = workspace.target("out", piece, dense=True)
+        target = workspace.target("out", piece, piece_elements(out.device))
         if bias is not None:
             target.copy_(bias)
         for (p, r), matrix in zip(grid, matrices, strict=True):
@@ -41,7 +42,7 @@ def contract_keep(
         *pieces, workspace.rows("u", u, rows), workspace.rows("v", v, rows), strict=True
     ):
         projected = torch.mm(left, matrix, out=workspace.target("kept", kept_piece))
-        target = workspace.target("out", piece, dense=True)
+        target = workspace.target("out", piece, piece_elements(out.device))
         if bias is not None:
             target.copy_(bias)
         add_products(workspace, right, projected.view(-1, p, r).mT, target, bias is not None)

@@ -46,7 +46,7 @@ def fuse(tensor: Tensor, axis: int) -> Tensor:
 class Workspace:
     """Named flat buffers of one dtype, made when first asked for and reused for every later piece.
 
-    The first piece of a loop is its largest, so each name allocates once.
+    The first piece of a loop is its largest, so that a name allocates once, or few times where it serves several ends.
     """
 
     def __init__(self, like: Tensor, rounded: bool = False) -> None:
@@ -126,13 +126,13 @@ class Workspace:
             return views
         return Walk(lambda: (self.fused(name, tensor[:, b, c]) for b, c in grid))
 
-    def target(self, name: str, piece: Tensor, dense: bool = False) -> Tensor:
+    def target(self, name: str, piece: Tensor, dense_up_to: int = 0) -> Tensor:
         """A matrix (rows, features) to compute a piece (*batch, features) of a result in; `store` completes it.
 
-        dense: contiguous, for batched products.
+        dense_up_to: elements of a buffer that is taken for a piece which is not contiguous, for batched products.
         """
         view = self._matrix_view(piece)
-        if self._is_target(view) and (view.is_contiguous() or not dense):
+        if self._is_target(view) and (view.is_contiguous() or view.numel() > dense_up_to):
             return view
         return self.take(name, prod(piece.shape[:-1]), piece.shape[-1])
 

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from triton_bilinear.kernels.helpers import aligned, row_strides, strides, strides3, tile_rows
-from triton_bilinear.kernels.tiles import below, load_tile, product
+from triton_bilinear.kernels.tiles import below, first_tile, load_tile, product, step_tile
 
 
 @triton.jit
@@ -83,8 +83,7 @@ def grad_inputs_kernel(
         y = load_tile(y_operand, n0, mask_b, EVEN_N).to(ACC)
         mask_n = ((n0 + col_n < N) | EVEN_N)[None, :]
         a_along_m = (a_ptrs, n0 * stride_an, col_m[None, :], M, stride_am)
-        if HOLD_G and AHEAD_A:
-            a_next = load_tile(a_along_m, m_first, mask_l & mask_n & below(m_first, m_last), EVEN_M)
+        a_held = first_tile(a_along_m, m_first, mask_l & mask_n & below(m_first, m_last), EVEN_M, HOLD_G and AHEAD_A)
         dy = tl.zeros((BLOCK_B, BLOCK_N), ACC)
         grown = below(n_first, n0)
         for m0 in range(m_first, m_last, BLOCK_M):
@@ -93,12 +92,9 @@ def grad_inputs_kernel(
             x = load_tile(x_operand, m0, mask_b, EVEN_M).to(ACC)
             dx = tl.load(dx_tile, mask=dx_mask & grown, other=0.0).to(ACC)
             if HOLD_G:
-                if AHEAD_A:
-                    a = a_next
-                    more = below(m0 + BLOCK_M, m_last)
-                    a_next = load_tile(a_along_m, m0 + BLOCK_M, mask_l & mask_n & more, EVEN_M)
-                else:
-                    a = load_tile(a_along_m, m0, mask_l & mask_n, EVEN_M)
+                m1, mask_a = m0 + BLOCK_M, mask_l & mask_n
+                more = below(m1, m_last)
+                a, a_held = step_tile(a_along_m, a_held, m0, m1, mask_a, mask_a & more, EVEN_M, AHEAD_A)
                 acc = tl.dot(g_held, a, input_precision=PRECISION, out_dtype=ACC)
             else:
                 a_along_l = (a_ptrs, m0 * stride_am + n0 * stride_an, offs_l[:, None], L, stride_al)

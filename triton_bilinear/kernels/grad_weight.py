@@ -16,6 +16,30 @@ def _load_rows(operand, b0, mask, BLOCK_B: tl.constexpr, B_MIDDLE, B_INNER, ROWS
 
 
 @triton.jit
+def _first_rows(
+    operand, first, mask,
+    BLOCK_B: tl.constexpr, B_MIDDLE, B_INNER, ROWS: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """What is held before the first step: see `tiles.first_tile`."""
+    if AHEAD:
+        return _load_rows(operand, first, mask, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
+    else:
+        return 0
+
+
+@triton.jit
+def _step_rows(
+    operand, held, b0, mask, mask_next,
+    BLOCK_B: tl.constexpr, B_MIDDLE, B_INNER, ROWS: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """This step's tile, and what is held for the next one: see `tiles.step_tile`."""
+    if AHEAD:
+        return held, _load_rows(operand, b0 + BLOCK_B, mask_next, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
+    else:
+        return _load_rows(operand, b0, mask, BLOCK_B, B_MIDDLE, B_INNER, ROWS), held
+
+
+@triton.jit
 def grad_weight_kernel(
     a_ptr, b_ptr, c_ptr, out_ptr,
     B, P, Q, R, B_MIDDLE, B_INNER,
@@ -57,34 +81,17 @@ def grad_weight_kernel(
     first = tl.program_id(1) * rows_per_split
     last = tl.minimum(first + rows_per_split, B)
     offs_b = tl.arange(0, BLOCK_B)
-    if AHEAD_A or AHEAD_B or AHEAD_C:
-        mask_b = ((first + offs_b < last) | EVEN_B)[:, None] & below(first, last)
-    if AHEAD_A:
-        a_next = _load_rows(a_operand, first, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
-    if AHEAD_B:
-        b_next = _load_rows(b_operand, first, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
-    if AHEAD_C:
-        c_next = _load_rows(c_operand, first, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
+    mask_first = ((first + offs_b < last) | EVEN_B)[:, None] & below(first, last)
+    a_held = _first_rows(a_operand, first, mask_first, BLOCK_B, B_MIDDLE, B_INNER, ROWS, AHEAD_A)
+    b_held = _first_rows(b_operand, first, mask_first, BLOCK_B, B_MIDDLE, B_INNER, ROWS, AHEAD_B)
+    c_held = _first_rows(c_operand, first, mask_first, BLOCK_B, B_MIDDLE, B_INNER, ROWS, AHEAD_C)
     acc = tl.zeros((BLOCK_P * BLOCK_Q, BLOCK_R), ACC)
     for b0 in range(first, last, BLOCK_B):
-        b1 = b0 + BLOCK_B
         mask_b = ((b0 + offs_b < last) | EVEN_B)[:, None]
-        mask_next = ((b1 + offs_b < last) | EVEN_B)[:, None] & below(b1, last)
-        if AHEAD_A:
-            a = a_next
-            a_next = _load_rows(a_operand, b1, mask_next, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
-        else:
-            a = _load_rows(a_operand, b0, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
-        if AHEAD_B:
-            b = b_next
-            b_next = _load_rows(b_operand, b1, mask_next, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
-        else:
-            b = _load_rows(b_operand, b0, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
-        if AHEAD_C:
-            c = c_next
-            c_next = _load_rows(c_operand, b1, mask_next, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
-        else:
-            c = _load_rows(c_operand, b0, mask_b, BLOCK_B, B_MIDDLE, B_INNER, ROWS)
+        mask_next = ((b0 + BLOCK_B + offs_b < last) | EVEN_B)[:, None] & below(b0 + BLOCK_B, last)
+        a, a_held = _step_rows(a_operand, a_held, b0, mask_b, mask_next, BLOCK_B, B_MIDDLE, B_INNER, ROWS, AHEAD_A)
+        b, b_held = _step_rows(b_operand, b_held, b0, mask_b, mask_next, BLOCK_B, B_MIDDLE, B_INNER, ROWS, AHEAD_B)
+        c, c_held = _step_rows(c_operand, c_held, b0, mask_b, mask_next, BLOCK_B, B_MIDDLE, B_INNER, ROWS, AHEAD_C)
         if BLOCK_P == 1:
             # In the layout of the load, where no two threads hold the same element of b.
             ab = tl.trans(b * a)

@@ -7,8 +7,9 @@ import triton.language as tl
 @triton.jit
 def row_offsets(offs_b, B_MIDDLE, B_INNER, stride_outer, stride_middle, stride_inner):
     """Element offset of every batch row, in 64 bits."""
-    steps, inner = (offs_b // B_INNER).to(tl.int64), (offs_b % B_INNER).to(tl.int64)
-    return steps // B_MIDDLE * stride_outer + steps % B_MIDDLE * stride_middle + inner * stride_inner
+    steps, inner = offs_b // B_INNER, offs_b % B_INNER
+    outer, middle = (steps // B_MIDDLE).to(tl.int64), (steps % B_MIDDLE).to(tl.int64)
+    return outer * stride_outer + middle * stride_middle + inner.to(tl.int64) * stride_inner
 
 
 @triton.jit

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from triton_bilinear.kernels.helpers import aligned, row_strides, strides, strides3, tile_rows
-from triton_bilinear.kernels.tiles import below, load_tile
+from triton_bilinear.kernels.tiles import below, first_tile, step_tile
 
 
 @triton.jit
@@ -73,12 +73,8 @@ def contract_khatri_rao_kernel(
     last = tl.minimum(first + steps_per_split, steps_q * tl.cdiv(R, BLOCK_R))
     q0, r0 = first % steps_q * BLOCK_Q, first // steps_q * BLOCK_R
     some = below(first, last)
-    if HOLD_U:
-        u_held = load_tile(u_operand, 0, mask_b, EVEN_Q)
-    elif AHEAD_U:
-        u_next = load_tile(u_operand, q0, mask_b & some, EVEN_Q)
-    if AHEAD_V:
-        v_next = load_tile(v_operand, r0, mask_b & some, EVEN_R)
+    u_held = first_tile(u_operand, q0, mask_b & some, EVEN_Q, AHEAD_U or HOLD_U)
+    v_held = first_tile(v_operand, r0, mask_b & some, EVEN_R, AHEAD_V)
     if AHEAD_T:
         t_next = _load_depth(t_operand, q0, r0, mask_p & some, EVEN_Q, EVEN_R)
     acc = tl.zeros((BLOCK_B, BLOCK_P), ACC)
@@ -88,16 +84,9 @@ def contract_khatri_rao_kernel(
         more = below(step + 1, last)
         if HOLD_U:
             u = u_held
-        elif AHEAD_U:
-            u = u_next
-            u_next = load_tile(u_operand, q1, mask_b & more, EVEN_Q)
         else:
-            u = load_tile(u_operand, q0, mask_b, EVEN_Q)
-        if AHEAD_V:
-            v = v_next
-            v_next = load_tile(v_operand, r1, mask_b & more, EVEN_R)
-        else:
-            v = load_tile(v_operand, r0, mask_b, EVEN_R)
+            u, u_held = step_tile(u_operand, u_held, q0, q1, mask_b, mask_b & more, EVEN_Q, AHEAD_U)
+        v, v_held = step_tile(v_operand, v_held, r0, r1, mask_b, mask_b & more, EVEN_R, AHEAD_V)
         if AHEAD_T:
             t = t_next
             t_next = _load_depth(t_operand, q1, r1, mask_p & more, EVEN_Q, EVEN_R)

@@ -21,6 +21,24 @@ def below(index, end):
 
 
 @triton.jit
+def first_tile(operand, first, mask, EVEN: tl.constexpr, AHEAD: tl.constexpr):
+    """What a walk holds before its first step: that step's tile where tiles are loaded a step ahead, else nothing."""
+    if AHEAD:
+        return load_tile(operand, first, mask, EVEN)
+    else:
+        return 0
+
+
+@triton.jit
+def step_tile(operand, held, now, then, mask, mask_then, EVEN: tl.constexpr, AHEAD: tl.constexpr):
+    """This step's tile, at index `now`, and what the walk holds for the next one, at `then`."""
+    if AHEAD:
+        return held, load_tile(operand, then, mask_then, EVEN)
+    else:
+        return load_tile(operand, now, mask, EVEN), held
+
+
+@triton.jit
 def product(
     left, right, mask_left, mask_right,
     BLOCK: tl.constexpr, EVEN: tl.constexpr, SHAPE: tl.constexpr,
@@ -28,22 +46,13 @@ def product(
 ):  # fmt: skip
     """The product of two tiles, summed over all of the depth that both operands (see `load_tile`) are walked along."""
     depth = left[3]
-    if AHEAD_LEFT:
-        left_next = load_tile(left, 0, mask_left, EVEN)
-    if AHEAD_RIGHT:
-        right_next = load_tile(right, 0, mask_right, EVEN)
+    held_left = first_tile(left, 0, mask_left, EVEN, AHEAD_LEFT)
+    held_right = first_tile(right, 0, mask_right, EVEN, AHEAD_RIGHT)
     acc = tl.zeros(SHAPE, ACC)
-    for k0 in range(0, depth, BLOCK):
-        k1 = k0 + BLOCK
-        if AHEAD_LEFT:
-            left_tile = left_next
-            left_next = load_tile(left, k1, mask_left & below(k1, depth), EVEN)
-        else:
-            left_tile = load_tile(left, k0, mask_left, EVEN)
-        if AHEAD_RIGHT:
-            right_tile = right_next
-            right_next = load_tile(right, k1, mask_right & below(k1, depth), EVEN)
-        else:
-            right_tile = load_tile(right, k0, mask_right, EVEN)
-        acc = tl.dot(left_tile, right_tile, acc, input_precision=PRECISION, out_dtype=ACC)
+    for k in range(0, depth, BLOCK):
+        then = k + BLOCK
+        more = below(then, depth)
+        a, held_left = step_tile(left, held_left, k, then, mask_left, mask_left & more, EVEN, AHEAD_LEFT)
+        b, held_right = step_tile(right, held_right, k, then, mask_right, mask_right & more, EVEN, AHEAD_RIGHT)
+        acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=ACC)
     return acc
