@@ -232,6 +232,44 @@ def test_workspace_does_not_grow_with_the_batch(name, dtype):
     assert peaks[1] <= 2**13 + 512 * 2 * sum(sizes.values()) + 2 * sizes["p"] * sizes["q"] * sizes["r"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("layout", [dense, transposed, rotated])
+@pytest.mark.parametrize("sizes", [(24, 20, 28), (3000, 4, 5), (4, 3000, 3), (4, 3, 3000)], ids=str)
+@pytest.mark.parametrize("name", ["contract", "grad_inputs", "grad_weight"])
+def test_no_buffer_is_larger_than_its_budget(name, sizes, layout, dtype):
+    """Whatever is made, copied or converted. A single row is the least that a buffer holds."""
+    inputs, results = make(name, dtype, layout, b=600, **dict(zip("pqr", sizes, strict=True)))
+    results = [layout(tuple(result.shape), dtype) for result in results]
+    with mock.patch.object(orders, "CPU_PIECE", 2**13), mock.patch.object(whole, "suits", lambda *_: False):
+        budget = orders.budget_of(inputs[0].device, dtype, 600, sizes)
+        with LiveElements() as live:
+            getattr(cpu, name)(*inputs, *results)
+    assert live.largest <= budget.product
+    assert live.peak <= budget.product + 3 * budget.buffer
+
+
+def test_larger_products_are_of_float32_and_for_large_weights_and_batches():
+    def product(rows, *sizes, dtype=torch.float32):
+        budget = orders.budget_of(torch.device("cpu"), dtype, rows, sizes)
+        assert budget.buffer == orders.CPU_PIECE
+        return budget.product
+
+    assert product(10**6, 64, 32, 32) == orders.CPU_PIECE
+    assert product(10**6, 128, 128, 89) == 128 * 128 * 89
+    assert product(256, 160, 160, 160) == 256 * 160 * 160 // 10
+    assert product(10**6, 512, 512, 512) == 4 * orders.CPU_PIECE
+    assert product(10**6, 512, 512, 512, dtype=torch.float16) == orders.CPU_PIECE
+    assert product(10**6, 512, 512, 512, dtype=torch.float64) == orders.CPU_PIECE
+
+
+def test_few_columns_are_made_of_more_rows_unless_these_are_converted():
+    budget = orders.Budget(orders.CPU_PIECE, orders.CPU_PIECE)
+    few = Weight((10, 101, 51), (101 * 51, 51, 1))
+    assert orders.plan_contract((5000,), few, budget).rows == 1000
+    assert orders.plan_contract((5000,), few._replace(as_stored=False), budget).rows == 500
+    assert orders.plan_contract((5000,), Weight((64, 32, 32), (1024, 32, 1)), budget).rows == 500
+
+
 @pytest.mark.parametrize(
     "sizes",
     [(30, 2, 9, 11), (30, 11, 2, 9), (30, 9, 11, 2), (30, 1, 9, 9), (1, 14, 9, 9), (4, 12, 8, 8), (1, 3, 20, 20)],
