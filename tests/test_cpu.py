@@ -240,7 +240,7 @@ def test_no_buffer_is_larger_than_its_budget(name, sizes, layout, dtype):
     """Whatever is made, copied or converted. A single row is the least that a buffer holds."""
     inputs, results = make(name, dtype, layout, b=600, **dict(zip("pqr", sizes, strict=True)))
     results = [layout(tuple(result.shape), dtype) for result in results]
-    with mock.patch.object(orders, "CPU_PIECE", 2**13), mock.patch.object(whole, "suits", lambda *_: False):
+    with mock.patch.object(orders, "CPU_PIECE", 2**13), mock.patch.object(whole, "suits", return_value=False):
         budget = orders.budget_of(inputs[0].device, dtype, 600, sizes)
         with LiveElements() as live:
             getattr(cpu, name)(*inputs, *results)
