@@ -25,6 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.paired import Pair, Verdict, judge
@@ -206,33 +208,39 @@ def run_base(cases: Sequence[Case], revision: str, device: str) -> int:
     return 1 if slower else 0
 
 
-def run_expected(cases: Sequence[Case], update: bool) -> int:
-    """Compare this device's ratios with the expected ones, or write them; the status."""
+def timed(device: torch.device, cases: Sequence[Case]) -> Ratios:
+    """The ratios of one run."""
+    return ratios(list(measured(Bench(device, QUICK), cases, "timing")))
+
+
+def run_update(cases: Sequence[Case]) -> int:
+    """Write this device's ratios; the status."""
     device = default_device()
-    key = device_key(machine(device))
-    stored: dict[str, Expectations] = json.loads(FILE.read_text()) if FILE.exists() else {}
-    if not update and key not in stored:
+    key, stored = device_key(machine(device)), stored_expectations()
+    written = gathered([timed(device, cases) for _ in range(RUNS)])
+    known = stored.get(key, {}) | written
+    FILE.write_text(json.dumps(stored | {key: known}, indent=1, sort_keys=True) + "\n")
+    print(f"{len(written)} cases written for {key}")
+    return 0
+
+
+def run_expected(cases: Sequence[Case]) -> int:
+    """Compare this device's ratios with the expected ones; the status."""
+    device = default_device()
+    key, stored = device_key(machine(device)), stored_expectations()
+    if key not in stored:
         print(f"SKIPPED: no expectations for {key}; known are: {'; '.join(stored) or 'none'}")
         return 0
-    runs = [ratios(list(measured(Bench(device, QUICK), cases, "timing"))) for _ in range(RUNS if update else 1)]
-    if update:
-        written = gathered(runs)
-        known = stored.get(key, {}) | written
-        FILE.write_text(json.dumps(stored | {key: known}, indent=1, sort_keys=True) + "\n")
-        print(f"{len(written)} cases written for {key}")
-        return 0
-    (now,) = runs
+    now = timed(device, cases)
     found = shortfalls(stored[key], now)
-    print(
-        "\n".join(
-            found
-            + [
-                f"{len(now)} cases on {key}: {len(found)} ratios below what is expected by more than "
-                f"{EXPECTED_BAND:.0%}"
-            ]
-        )
-    )
+    summary = f"{len(now)} cases on {key}: {len(found)} ratios below what is expected by more than {EXPECTED_BAND:.0%}"
+    print("\n".join([*found, summary]))
     return 1 if found else 0
+
+
+def stored_expectations() -> dict[str, Expectations]:
+    """By device."""
+    return json.loads(FILE.read_text()) if FILE.exists() else {}
 
 
 def _fail(message: str) -> int:
@@ -255,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     if options.base:
         return run_base([case.on(device) for case in cases], options.base, str(device))
-    return run_expected(cases, options.update)
+    return run_update(cases) if options.update else run_expected(cases)
 
 
 if __name__ == "__main__":

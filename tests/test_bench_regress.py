@@ -103,6 +103,14 @@ def test_ratios_that_fell_are_named_and_no_others() -> None:
     ]
 
 
+def test_runs_are_gathered_where_one_lacks_a_rival_or_a_case() -> None:
+    runs = [{"a": {"F.bilinear": 3.0}}, {"a": {"F.bilinear": 4.0, "linear price": 1.0}, "b": {"linear price": 2.0}}]
+    assert regress.gathered(runs) == {
+        "a": {"F.bilinear": [3.0, 4.0], "linear price": [1.0]},
+        "b": {"linear price": [2.0]},
+    }
+
+
 def test_a_device_without_expectations_is_skipped_out_loud(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

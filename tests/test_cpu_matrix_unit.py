@@ -236,10 +236,8 @@ def test_no_call_ends_the_process(code: str) -> None:
 def test_a_weight_too_large_for_a_piece_has_no_plan() -> None:
     sizes, strides = (2, 2050, 2049), (2, 4, 2050 * 2049 * 4)
     assert not list(unit_plans.contract_plans((100,), sizes, strides, (0, 1, 2)))
-    assert (
-        orders.plan_contract((100,), Weight(sizes, strides, False, True), orders.Budget(2**19, 2**19)).order
-        != "rounded"
-    )
+    budget = orders.Budget(2**19, 2**19)
+    assert orders.plan_contract((100,), Weight(sizes, strides, False, True), budget).order != "rounded"
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])

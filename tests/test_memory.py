@@ -14,6 +14,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import triton_bilinear as tb
+from triton_bilinear.benchmark.cases import ROWS, Case, draw
+from triton_bilinear.benchmark.memory import extra_bytes
+from triton_bilinear.benchmark.rivals import EINSUM_ORDERS, OURS, rivals
 from triton_bilinear.cpu.orders import CPU_PIECE
 
 # A step holds this many buffers of a piece at most on the CPU path.
@@ -88,25 +91,15 @@ def test_the_workspace_of_the_torch_path_does_not_grow_with_the_batch() -> None:
 
 @pytest.mark.parametrize("sizes", [(1024, 128, 128, 128), (256, 160, 160, 160), (2000, 90, 60, 128)], ids=str)
 def test_larger_pieces_for_a_large_weight_stay_an_eighth_of_what_einsum_takes(sizes: tuple[int, ...]) -> None:
-    B, L, M, N = sizes
-    x, y, weight = (torch.randn(shape, requires_grad=True) for shape in ((B, M), (B, N), (L, M, N)))
-    g = torch.randn(B, L)
-
-    def extra(function: Callable[[], Tensor]) -> int:
-        def run() -> tuple[Tensor, ...]:
-            result = function()
-            return result, *torch.autograd.grad(result, (x, y, weight), g)
-
-        peak, results = allocated(run)
-        return peak - results
-
-    ours = extra(lambda: tb.bilinear(x, y, weight))
-    by_einsum = [
-        extra(lambda: torch.einsum("bln,bn->bl", torch.einsum("bm,lmn->bln", x, weight), y)),
-        extra(lambda: torch.einsum("blm,bm->bl", torch.einsum("bn,lmn->blm", y, weight), x)),
-        extra(lambda: torch.einsum("bmn,lmn->bl", torch.einsum("bm,bn->bmn", x, y), weight)),
-    ]
-    assert 8 * ours <= min(by_einsum)
+    case = Case("", ROWS, dict(zip("blmn", sizes, strict=True)), sizes[0], gradients=("x", "y", "weight"))
+    device = torch.device("cpu")
+    inputs = draw(case, device)
+    extra = {
+        rival.name: extra_bytes(rival.build(case, inputs), device)["step"]
+        for rival in rivals(case, device)
+        if rival.name in (OURS, *EINSUM_ORDERS)
+    }
+    assert 8 * extra[OURS] <= min(extra[order] for order in EINSUM_ORDERS)
 
 
 @pytest.mark.parametrize("sizes", [(128, 64, 32, 32)], ids=str)
