@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import joint, khatri_rao, matrix_unit, project, rounded, rounded_project, weight_grad, whole
+from . import features_first, joint, khatri_rao, matrix_unit, project, rounded, rounded_project, weight_grad, whole
+from .budget import Budget, budget_of, piece_elements
 from .costs import Plan, Weight
-from .orders import Budget, budget_of, piece_elements, plan_contract, plan_joint, plan_weight
+from .orders import plan_contract, plan_joint, plan_weight
 from .pairs import pairwise, pairwise_grad_weight, pairwise_grad_x
 from .pieces import flatten_batch
 from .workspace import ACCUMULATE
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 _ORDERS = {
+    "features_first": features_first,
     "khatri_rao": khatri_rao,
     "project": project,
     "rounded": rounded,

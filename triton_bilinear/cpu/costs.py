@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# Multiply-adds of the matrix product that take as long as ...
-PRODUCT = 5.0  # one element of a Khatri-Rao product
-DOT = 6.0  # one multiply-add of a batched vector-matrix product
-COPY = 10.0  # one element of a copied weight
-CALL = 1e6  # what is fixed for each piece: the calls, and the threads that meet at the end of each
+from .shares import even_rows
+
+# Multiply-adds of the matrix product, at its best, that take as long as ... (fitted to times of every plan of 25 sizes)
+PRODUCT = 6.5  # one element of a Khatri-Rao product
+DOT = 11.5  # one multiply-add of a batched vector-matrix product
+COPY = 18.0  # one element of a copied weight
+TURN = 115.0  # the same where another axis is the dense one
+TURNED = 90.0  # one element of transposed features
+CALL = 6e5  # what is fixed for each piece: the calls, and the threads that meet at the end of each
 
 Sizes = tuple[int, int, int]
 
@@ -21,7 +25,8 @@ class Plan:
 
     `axes` says which axis of the weight plays which role: (p, q, r) of `contract`; for its gradient (alone, outer,
     inner), where the product of outer and inner meets the factor alone. `outputs`: of how many of p an order of the
-    matrix unit meets the weight at a time, 0 for all.
+    matrix unit meets the weight at a time, 0 for all. `copies`: the weight is copied though a product would take it.
+    `apart`: the sums of each thread's rows are kept apart, and added up in the end.
     """
 
     order: str
@@ -30,6 +35,8 @@ class Plan:
     columns: int
     cost: float
     outputs: int = 0
+    copies: bool = False
+    apart: bool = False
 
 
 class Weight(NamedTuple):
@@ -43,6 +50,37 @@ class Weight(NamedTuple):
     strides: Sizes
     as_stored: bool = True
     unit: bool = False
+
+    def lies_as(self, axes: Sizes) -> bool:
+        """Whether a product of these values takes it as it lies, as a matrix of one axis and two fused ones."""
+        return self.as_stored and is_matrix(self.sizes, self.strides, axes)
+
+    @property
+    def converted(self) -> int:
+        """The longest rows of factors and results that are copied in another dtype, if they are."""
+        return 0 if self.as_stored else max(self.sizes)
+
+
+def rate(rows: float, inner: float, columns: float) -> float:
+    """The share of its peak that a matrix product (rows, inner) x (inner, columns) of one thread reaches."""
+    return rows / (rows + 5.0) * inner / (inner + 4.0) * columns / (columns + 5.0)
+
+
+def rate_of_all(rows: int, inner: int, columns: int) -> float:
+    """The same of all threads together."""
+    return rows / (rows + 14.0) * inner / (inner + 4.0) * columns / (columns + 4.0)
+
+
+def rate_by_transpose(rows: int, inner: int, columns: int) -> float:
+    """The same of all threads where the right operand is stored as its transpose."""
+    return rows / (rows + 8.0) * inner / (inner + 4.0) * columns / (columns + 32.0)
+
+
+def rate_of_shares(rows: int, inner: int, columns: int, threads: int) -> float:
+    """The same of `shares.multiply`."""
+    if even_rows(rows, threads):
+        return rate(rows // threads, inner, columns)
+    return rate_of_all(rows, inner, columns)
 
 
 def one_axis(sizes: Sequence[int], strides: Sequence[int], outer: int, inner: int) -> bool:

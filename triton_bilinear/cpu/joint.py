@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from .budget import piece_elements
 from .costs import Plan
 from .dots import add_products
-from .orders import piece_elements
 from .pieces import row_pieces, tiles
+from .shares import multiply
 from .workspace import Workspace
 
 
@@ -24,7 +24,8 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
         target_x = workspace.target("out_x", piece_x, dense_up_to)
         target_y = workspace.target("out_y", piece_y, dense_up_to)
         for (m, n), matrix in zip(grid, matrices, strict=True):
-            tile = torch.mm(left, matrix, out=workspace.take("tile", rows, matrix.shape[1]))
+            tile = workspace.take("tile", rows, matrix.shape[1])
+            multiply(left, matrix, tile, workspace.threads)
             tile = tile.view(rows, m.stop - m.start, n.stop - n.start)
             add_products(workspace, left_y[:, n], tile.mT, target_x[:, m], started=n.start > 0)
             add_products(workspace, left_x[:, m], tile, target_y[:, n], started=m.start > 0)

@@ -1,4 +1,4 @@
-"""The Khatri-Rao order: the products u[q] v[r] of a piece of rows, times the weight as a (p, q r) matrix."""
+"""The Khatri-Rao order: the products u[q] v[r] of a piece of rows, times the weight as a (q r, p) matrix."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from torch import Tensor
 
 from .costs import Plan
 from .pieces import row_pieces, tiles
+from .shares import multiply
 from .workspace import Workspace
 
 
-def multiply(workspace: Workspace, outer: Tensor, inner: Tensor) -> Tensor:
+def products(workspace: Workspace, outer: Tensor, inner: Tensor) -> Tensor:
     """The products outer[:, q] inner[:, r] of rows (rows, Q) and (rows, R) as a matrix (rows, Q R)."""
     rows, q, r = outer.shape[0], outer.shape[1], inner.shape[1]
     torch.mul(outer.unsqueeze(2), inner.unsqueeze(1), out=workspace.take("product", rows, q, r))
@@ -21,17 +22,18 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
     """out[..., p] = sum_{q,r} u[..., q] v[..., r] weight[p, q, r] + bias[p]."""
     workspace = Workspace(out)
     grid = list(tiles(weight.shape[1], weight.shape[2], plan.columns))
-    matrices = workspace.tiles("weight", weight, grid)
-    start = None if bias is None else workspace.copy("bias", bias)
+    # A weight that is copied gets the row-major order in which the product reads it fastest.
+    if plan.copies:
+        matrices = workspace.copied_tiles("weight", weight.permute(1, 2, 0), grid)
+    else:
+        matrices = workspace.tiles("weight", weight, grid)
     pieces = row_pieces(out, plan.rows), workspace.rows("u", u, plan.rows), workspace.rows("v", v, plan.rows)
     for piece, outer, inner in zip(*pieces, strict=True):
         target = workspace.target("out", piece)
+        if bias is not None:
+            target.copy_(bias)
         for i, ((q, r), matrix) in enumerate(zip(grid, matrices, strict=True)):
-            product = multiply(workspace, outer[:, q], inner[:, r])
-            if i:
-                target.addmm_(product, matrix.t())
-            elif start is None:
-                torch.mm(product, matrix.t(), out=target)
-            else:
-                torch.addmm(start, product, matrix.t(), out=target)
+            product = products(workspace, outer[:, q], inner[:, r])
+            matrix = matrix if plan.copies else matrix.t()
+            multiply(product, matrix, target, workspace.threads, add=i > 0 or bias is not None)
         workspace.store(piece, target)

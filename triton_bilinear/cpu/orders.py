@@ -10,128 +10,105 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from math import prod
-from typing import NamedTuple
-
-import torch
 
 from . import unit_plans
-from .costs import CALL, COPY, DOT, PRODUCT, Plan, Sizes, Weight, is_matrix
-
-# Elements of a buffer: the caches of a CPU, or enough work for one launch on another device.
-CPU_PIECE = 512 * 1024
-DEVICE_PIECE = 16 * 1024 * 1024
-
-# What lies between two products may be a few times as large in float32, where that is no more than the weight, nor than
-# a small part of what a contraction makes that is not cut: longer products do a little better.
-TIMES_AS_LARGE = 4
-ONE_PART_OF = 10
-
-# Rows of a piece; more or fewer make the matrix product slower.
-ROWS = (128, 256, 512)
-
-# Where all columns are so few that a buffer holds them with more rows, these make fewer calls.
-MANY_ROWS = 1024
-
-
-class Budget(NamedTuple):
-    """Elements of each buffer of a call, and of the one that holds what lies between two products."""
-
-    buffer: int
-    product: int
-
-
-def piece_elements(device: torch.device) -> int:
-    """Elements of a buffer on a device."""
-    return CPU_PIECE if device.type == "cpu" else DEVICE_PIECE
-
-
-def budget_of(device: torch.device, dtype: torch.dtype, rows: int, sizes: Sizes) -> Budget:
-    """For a contraction of so many rows with a weight of these sizes and dtype."""
-    buffer = piece_elements(device)
-    if device.type != "cpu" or dtype != torch.float32:
-        return Budget(buffer, buffer)
-    p, q, r = sizes
-    allowed = min(p * q * r, rows * min(p * q, p * r, q * r) // ONE_PART_OF)
-    return Budget(buffer, min(max(buffer, allowed), TIMES_AS_LARGE * buffer))
-
-
-def rate(rows: int, inner: int, columns: int) -> float:
-    """The share of its peak that the matrix product (rows, inner) x (inner, columns) reaches."""
-    return rows / (rows + 14.0) * inner / (inner + 4.0) * columns / (columns + 4.0)
-
-
-def _shapes(
-    batch: int, outer: int, inner: int, budget: Budget, copied: int = 0, converted: int = 0
-) -> Iterator[tuple[int, int, int]]:
-    """Rows and columns of pieces within the budget, whole inner rows where one fits; and their number.
-
-    copied: the length of a column of the weight, where it must be copied for the product; converted: the longest rows
-    of factors and results, where these are copied to be in another dtype.
-    """
-    fitting = max(1, budget.buffer // max(1, converted))
-    choices = ROWS if converted or outer * inner * MANY_ROWS > budget.buffer else (*ROWS, MANY_ROWS)
-    for most in [rows for rows in choices if rows <= fitting] or [fitting]:
-        count = -(-batch // most)
-        rows = -(-batch // count)
-        columns = max(1, min(outer * inner, budget.product // rows, budget.buffer // max(1, copied)))
-        if columns > inner:
-            columns = -(-outer // -(-outer // (columns // inner))) * inner
-        yield rows, columns, count * -(-outer * inner // columns)
-        if most >= batch:
-            return
+from .budget import Budget, padded_share, shapes
+from .costs import (
+    CALL,
+    COPY,
+    DOT,
+    PRODUCT,
+    TURN,
+    TURNED,
+    Plan,
+    Sizes,
+    Weight,
+    rate,
+    rate_by_transpose,
+    rate_of_all,
+    rate_of_shares,
+)
+from .shares import even_rows
 
 
 def _cheapest(plans: Iterable[Plan]) -> Plan:
     return min(plans, key=lambda plan: plan.cost)
 
 
-def _khatri_rao(
-    batch: int, sizes: Sizes, axes: Sizes, in_place: bool, as_stored: bool, budget: Budget
-) -> Iterator[Plan]:
-    p, q, r = (sizes[axis] for axis in axes)
-    for rows, columns, pieces in _shapes(batch, q, r, budget, 0 if in_place else p, 0 if as_stored else max(sizes)):
-        cost = batch * p * q * r / rate(rows, columns, p) + batch * q * r * PRODUCT * (1 + 16 / r) + pieces * CALL
-        if not in_place:
-            cost += (1 if columns == q * r else -(-batch // rows)) * COPY * p * q * r
-        yield Plan("khatri_rao", axes, rows, columns, cost)
+def _khatri_rao(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[Plan]:
+    """Of the weight as it lies, and of copies as matrices (q r, p) in row-major order."""
+    p, q, r = (weight.sizes[axis] for axis in axes)
+    dense, in_place = weight.strides[axes[0]] == 1, weight.lies_as(axes)
+    for copies in (False, True) if in_place and not dense else (not in_place,):
+        for rows, columns, pieces in shapes(batch, q, r, budget, p if copies else 0, weight.converted):
+            if copies or dense:
+                reached = rate_of_shares(rows, columns, p, budget.threads)
+            else:
+                reached = rate_by_transpose(rows, columns, p)
+            cost = batch * p * q * r / reached + batch * q * r * PRODUCT * (1 + 10 / r) + pieces * CALL
+            if copies:
+                cost += _copies(batch, rows, columns, q * r) * p * q * r * (COPY if dense else TURN)
+            yield Plan("khatri_rao", axes, rows, columns, cost, copies=copies)
 
 
-def _project(batch: int, sizes: Sizes, axes: Sizes, in_place: bool, as_stored: bool, budget: Budget) -> Iterator[Plan]:
-    p, q, r = (sizes[axis] for axis in axes)
-    for rows, columns, pieces in _shapes(batch, p, r, budget, 0 if in_place else q, 0 if as_stored else max(sizes)):
-        cost = batch * p * q * r / rate(rows, q, columns) + batch * p * r * DOT * (1 + 8 / r) + pieces * 2 * CALL
+def _features_first(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[Plan]:
+    p, q, r = (weight.sizes[axis] for axis in axes)
+    dense, in_place = weight.strides[axes[2]] == 1, weight.lies_as(axes)
+    if in_place and not dense:
+        return
+    budget = budget._replace(product=budget.buffer)
+    for rows, columns, pieces in shapes(batch, q, r, budget, 0 if in_place else p, max(weight.sizes), many=True):
+        count, share = padded_share(rows, budget.threads)
+        padded = batch * count * share / rows
+        columns = min(columns, max(1, budget.product // (count * share)))
+        cost = padded * p * q * r / rate(p, columns, share)
+        cost += padded * q * r * PRODUCT * (1 + 10 / share) + batch * (p + q + r) * TURNED + pieces * CALL
         if not in_place:
-            cost += (1 if columns == p * r else -(-batch // rows)) * COPY * p * q * r
+            cost += _copies(batch, rows, columns, q * r) * p * q * r * (COPY if dense else TURN)
+        yield Plan("features_first", axes, rows, columns, cost)
+
+
+def _project(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[Plan]:
+    p, q, r = (weight.sizes[axis] for axis in axes)
+    in_place = weight.lies_as((axes[1], axes[0], axes[2]))
+    for rows, columns, pieces in shapes(batch, p, r, budget, 0 if in_place else q, weight.converted):
+        reached = rate_of_shares(rows, q, columns, budget.threads)
+        cost = batch * p * q * r / reached + batch * p * r * DOT * (1 + 8 / r) + pieces * 2 * CALL
+        if not in_place:
+            cost += _copies(batch, rows, columns, p * r) * COPY * p * q * r
         yield Plan("project", axes, rows, columns, cost)
+
+
+def _copies(batch: int, rows: int, columns: int, whole: int) -> int:
+    """How often a weight is copied of which a piece meets so many columns: once for all if these are the whole."""
+    return 1 if columns == whole else -(-batch // rows)
 
 
 @lru_cache(maxsize=4096)
 def plan_contract(axes_of_batch: tuple[int, ...], weight: Weight, budget: Budget) -> Plan:
     """The cheapest order for out[b, p] = sum u[b, q] v[b, r] weight[p, q, r]."""
-    sizes, strides, as_stored, unit = weight
     batch = prod(axes_of_batch)
     plans: list[Plan] = []
     for axes in ((0, 1, 2), (0, 2, 1)):
-        p, q, r = axes
-        plans += _khatri_rao(batch, sizes, axes, as_stored and is_matrix(sizes, strides, (p, q, r)), as_stored, budget)
-        plans += _project(batch, sizes, axes, as_stored and is_matrix(sizes, strides, (q, p, r)), as_stored, budget)
-        if unit:
-            plans += unit_plans.contract_plans(axes_of_batch, sizes, strides, axes)
-            plans += unit_plans.project_plans(batch, sizes, strides, axes)
+        for order in (_khatri_rao, _features_first, _project):
+            plans += order(batch, weight, axes, budget)
+        if weight.unit:
+            plans += unit_plans.contract_plans(axes_of_batch, weight.sizes, weight.strides, axes)
+            plans += unit_plans.project_plans(batch, weight.sizes, weight.strides, axes)
     return _cheapest(plans)
 
 
 @lru_cache(maxsize=4096)
 def plan_joint(batch: int, weight: Weight, budget: Budget) -> Plan:
     """Both gradients of the inputs from one product, g times weight; its cost is to be compared with that of two."""
-    sizes, strides, as_stored, _ = weight
-    p, q, r = sizes
-    in_place = as_stored and is_matrix(sizes, strides, (0, 1, 2))
+    p, q, r = weight.sizes
+    in_place = weight.lies_as((0, 1, 2))
     plans = []
-    for rows, columns, pieces in _shapes(batch, q, r, budget, 0 if in_place else p, 0 if as_stored else max(sizes)):
-        cost = batch * p * q * r / rate(rows, p, columns) + 2 * batch * q * r * DOT * (1 + 8 / r) + pieces * 3 * CALL
+    for rows, columns, pieces in shapes(batch, q, r, budget, 0 if in_place else p, weight.converted):
+        reached = rate_of_shares(rows, p, columns, budget.threads)
+        cost = batch * p * q * r / reached + 2 * batch * q * r * DOT * (1 + 8 / r) + pieces * 3 * CALL
         if not in_place:
-            cost += (1 if columns == q * r else -(-batch // rows)) * COPY * p * q * r
+            cost += _copies(batch, rows, columns, q * r) * COPY * p * q * r
         plans.append(Plan("joint", (0, 1, 2), rows, columns, cost))
     return _cheapest(plans)
 
@@ -139,16 +116,50 @@ def plan_joint(batch: int, weight: Weight, budget: Budget) -> Plan:
 @lru_cache(maxsize=4096)
 def plan_weight(batch: int, weight: Weight, budget: Budget) -> Plan:
     """The axes (alone, outer, inner) of a gradient [l, m, n]: outer times inner meets alone in a product."""
-    sizes, strides, as_stored, unit = weight
-    plans = []
+    plans: list[Plan] = []
     for axes in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
-        a, o, i = (sizes[axis] for axis in axes)
-        in_place = as_stored and is_matrix(sizes, strides, axes)
-        for rows, columns, pieces in _shapes(batch, o, i, budget, 0 if in_place else a, 0 if as_stored else max(sizes)):
-            cost = batch * a * o * i / rate(a, rows, columns) + batch * o * i * PRODUCT * (1 + 16 / i) + pieces * CALL
-            if not in_place:
-                cost += COPY * a * o * i
-            plans.append(Plan("weight", axes, rows, columns, cost))
-        if unit:
-            plans += unit_plans.weight_plans(batch, sizes, strides, axes)
+        for order in (_together, _apart, _features_first_weight):
+            plans += order(batch, weight, axes, budget)
+        if weight.unit:
+            plans += unit_plans.weight_plans(batch, weight.sizes, weight.strides, axes)
     return _cheapest(plans)
+
+
+def _together(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[Plan]:
+    """The sum over rows by all threads."""
+    a, o, i = (weight.sizes[axis] for axis in axes)
+    in_place = weight.lies_as(axes)
+    for rows, columns, pieces in shapes(batch, o, i, budget, 0 if in_place else a, weight.converted):
+        reached = rate_of_all(a, rows, columns)
+        cost = batch * a * o * i / reached + batch * o * i * PRODUCT * (1 + 10 / i) + pieces * CALL
+        yield Plan("weight", axes, rows, columns, cost + (0 if in_place else _stored(weight, axes[2])))
+
+
+def _apart(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[Plan]:
+    """The sum over each thread's rows apart."""
+    a, o, i = (weight.sizes[axis] for axis in axes)
+    for rows, columns, pieces in shapes(batch, o, i, budget, a * budget.threads, weight.converted):
+        if not even_rows(rows, budget.threads):
+            continue
+        reached = rate(a, rows / budget.threads / 1.6, columns)
+        cost = batch * a * o * i / reached + batch * o * i * PRODUCT * (1 + 10 / i) + pieces * CALL
+        cost += budget.threads * COPY * a * o * i + _stored(weight, axes[2])
+        yield Plan("weight", axes, rows, columns, cost, apart=True)
+
+
+def _features_first_weight(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[Plan]:
+    a, o, i = (weight.sizes[axis] for axis in axes)
+    in_place = weight.lies_as((axes[0], axes[1], axes[2])) and weight.strides[axes[0]] == 1
+    budget = budget._replace(product=budget.buffer)
+    for rows, columns, pieces in shapes(batch, o, i, budget, 0 if in_place else a, max(weight.sizes), many=True):
+        reached = rate_of_shares(columns, rows, a, budget.threads)
+        cost = batch * a * o * i / reached + batch * o * i * PRODUCT * (1 + 10 / rows) + pieces * CALL
+        kept = batch * (o + i) <= budget.buffer
+        turned = o + i if kept else -(-o * i // columns) * (max(1, columns // i) + min(columns, i))
+        cost += batch * turned * TURNED
+        yield Plan("features_first", axes, rows, columns, cost + (0 if in_place else _stored(weight, axes[0])))
+
+
+def _stored(weight: Weight, inner: int) -> float:
+    """What it costs to copy a result to where it lies, from a buffer in which this axis is the inner one."""
+    return prod(weight.sizes) * (COPY if weight.strides[inner] == 1 else TURN)

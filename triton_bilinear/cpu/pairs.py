@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from . import pair_plans, rounded_pairs
+from .budget import piece_elements
 from .columns import OutputsOuter, layout_of, matrices, target_matrices
 from .costs import pair_work
-from .orders import piece_elements
 from .pieces import pair_pieces, spans
 from .workspace import ACCUMULATE, Workspace
 

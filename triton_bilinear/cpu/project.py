@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from .budget import piece_elements
 from .costs import Plan
 from .dots import add_products
-from .orders import piece_elements
 from .pieces import row_pieces, tiles
+from .shares import multiply
 from .workspace import Workspace
 
 
@@ -24,7 +24,8 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
         if bias is not None:
             target.copy_(bias)
         for (p, r), matrix in zip(grid, matrices, strict=True):
-            projected = torch.mm(left, matrix, out=workspace.take("projected", left.shape[0], matrix.shape[1]))
+            projected = workspace.take("projected", left.shape[0], matrix.shape[1])
+            multiply(left, matrix, projected, workspace.threads)
             tile = projected.view(left.shape[0], -1, r.stop - r.start)
             add_products(workspace, right[:, r], tile.mT, target[:, p], bias is not None or r.start > 0)
         workspace.store(piece, target)
@@ -41,7 +42,8 @@ def contract_keep(
     for piece, kept_piece, left, right in zip(
         *pieces, workspace.rows("u", u, rows), workspace.rows("v", v, rows), strict=True
     ):
-        projected = torch.mm(left, matrix, out=workspace.target("kept", kept_piece))
+        projected = workspace.target("kept", kept_piece)
+        multiply(left, matrix, projected, workspace.threads)
         target = workspace.target("out", piece, piece_elements(out.device))
         if bias is not None:
             target.copy_(bias)

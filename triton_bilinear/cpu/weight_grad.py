@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from .costs import Plan
-from .khatri_rao import multiply
+from .khatri_rao import products
 from .pieces import tiles
+from .shares import add_products_of_rows
 from .workspace import Workspace
 
 
@@ -19,15 +20,20 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
     workspace = Workspace(alone)
     for o, i in tiles(outer.shape[-1], inner.shape[-1], plan.columns):
         tile = out[:, o, i]
-        target = workspace.fused_target("out", tile)
         pieces = (
             workspace.rows(name, t, plan.rows)
             for name, t in (("alone", alone), ("outer", outer[..., o]), ("inner", inner[..., i]))
         )
-        for count, (left, *factors) in enumerate(zip(*pieces, strict=True)):
-            product = multiply(workspace, *factors)
-            if count:
-                target.addmm_(left.t(), product)
-            else:
-                torch.mm(left.t(), product, out=target)
+        if plan.apart:
+            sums = workspace.take("sums", workspace.threads, len(tile), tile[0].numel()).zero_()
+            for left, *factors in zip(*pieces, strict=True):
+                add_products_of_rows(left, products(workspace, *factors), sums)
+            target = sums[0]
+            for others in sums[1:]:
+                target.add_(others)
+        else:
+            target = workspace.fused_target("out", tile)
+            for count, (left, *factors) in enumerate(zip(*pieces, strict=True)):
+                product = products(workspace, *factors)
+                target.addmm_(left.t(), product) if count else torch.mm(left.t(), product, out=target)
         workspace.store(tile, target)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .costs import blas_takes, is_matrix, one_axis
 from .pieces import row_pieces
+from .shares import threads_of
 
 T = TypeVar("T")
 
@@ -57,6 +58,7 @@ class Workspace:
         self.dtype = like.dtype if rounded else ACCUMULATE[like.dtype]
         self._rounded = rounded
         self.device = like.device
+        self.threads = threads_of(like.device)
         self._buffers: dict[str, Tensor] = {}
         self._shaped: dict[tuple[str | int, ...], Tensor] = {}
 
@@ -119,12 +121,14 @@ class Workspace:
 
         A tile that is a copy lasts until the next is asked for, so that only a single one is copied once for all.
         """
-        if len(grid) == 1:
-            return [self.fused(name, tensor)]
         views = [view for b, c in grid if (view := self._fused_view(tensor[:, b, c])) is not None]
         if len(views) == len(grid):
             return views
-        return Walk(lambda: (self.fused(name, tensor[:, b, c]) for b, c in grid))
+        return once_or_walk(grid, lambda b, c: self.fused(name, tensor[:, b, c]))
+
+    def copied_tiles(self, name: str, tensor: Tensor, grid: Sequence[tuple[slice, slice]]) -> Iterable[Tensor]:
+        """The tiles [a, b] of a 3-d tensor (a, b, c) as matrices (a b, c) in row-major order, copied as in `tiles`."""
+        return once_or_walk(grid, lambda a, b: self.copy(name, tensor[a, b]).flatten(0, 1))
 
     def target(self, name: str, piece: Tensor, dense_up_to: int = 0) -> Tensor:
         """A matrix (rows, features) to compute a piece (*batch, features) of a result in; `store` completes it.
@@ -140,6 +144,14 @@ class Workspace:
         """A matrix (a, b c) to compute a 3-d piece (a, b, c) of a result in; `store` completes it."""
         view = self._fused_view(tensor)
         return view if self._is_target(view) else self.take(name, tensor.shape[0], tensor.shape[1] * tensor.shape[2])
+
+    def rows_target(self, name: str, tensor: Tensor) -> Tensor:
+        """A matrix (a b, c) in row-major order to compute a piece (a, b, c) of a result in; `store` completes it."""
+        if tensor.dtype == self.dtype and is_matrix(tensor.shape, tensor.stride(), (2, 0, 1)):
+            view = fuse(tensor, 0)
+            if view.stride(1) == 1:
+                return view
+        return self.take(name, tensor.shape[0] * tensor.shape[1], tensor.shape[2])
 
     def store(self, piece: Tensor, target: Tensor) -> None:
         """Write the finished `target` to its piece of the result, where it is not that piece itself."""
@@ -162,6 +174,13 @@ class Workspace:
         if tensor.dtype != self.dtype or not is_matrix(tensor.shape, tensor.stride(), (0, 1, 2)):
             return None
         return fuse(tensor, 1)
+
+
+def once_or_walk(grid: Sequence[tuple[slice, slice]], make: Callable[[slice, slice], T]) -> Iterable[T]:
+    """What is made of each tile of a grid: anew in each walk, but of a single tile once for all."""
+    if len(grid) == 1:
+        return [make(*grid[0])]
+    return Walk(lambda: (make(*tile) for tile in grid))
 
 
 class Walk(Generic[T]):

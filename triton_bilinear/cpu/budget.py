@@ -1,0 +1,89 @@
+"""How large the pieces of a contraction are: rows of the batch and columns of what lies between two products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from .costs import Sizes
+from .shares import threads_of
+
+# Elements of a buffer: the caches of a CPU, or enough work for one launch on another device.
+CPU_PIECE = 512 * 1024
+DEVICE_PIECE = 16 * 1024 * 1024
+
+# What lies between two products may be a few times as large in float32, where that is no more than the weight, nor than
+# a small part of what a contraction makes that is not cut: longer products do a little better.
+TIMES_AS_LARGE = 4
+ONE_PART_OF = 10
+
+# Rows of a piece; more or fewer make the matrix product slower.
+ROWS = (128, 256, 512)
+
+# Where all columns are so few that a buffer holds them with more rows, these make fewer calls.
+MANY_ROWS = 1024
+
+# Rows that fill a vector. A product of as many, or of a multiple, has no incomplete step.
+VECTOR = 16
+
+
+class Budget(NamedTuple):
+    """Elements of each buffer of a call, and of the one that holds what lies between two products; and the threads."""
+
+    buffer: int
+    product: int
+    threads: int = 1
+
+
+def piece_elements(device: torch.device) -> int:
+    """Elements of a buffer on a device."""
+    return CPU_PIECE if device.type == "cpu" else DEVICE_PIECE
+
+
+def budget_of(device: torch.device, dtype: torch.dtype, rows: int, sizes: Sizes) -> Budget:
+    """For a contraction of so many rows with a weight of these sizes and dtype."""
+    buffer, threads = piece_elements(device), threads_of(device)
+    if device.type != "cpu" or dtype != torch.float32:
+        return Budget(buffer, buffer, threads)
+    p, q, r = sizes
+    allowed = min(p * q * r, rows * min(p * q, p * r, q * r) // ONE_PART_OF)
+    return Budget(buffer, min(max(buffer, allowed), TIMES_AS_LARGE * buffer), threads)
+
+
+def padded_share(rows: int, threads: int) -> tuple[int, int]:
+    """How many threads get a share of so many rows, and its rows, padded to whole vectors."""
+    if rows < VECTOR * threads:
+        return 1, rows
+    return threads, -(-rows // (threads * VECTOR)) * VECTOR
+
+
+def piece_rows(batch: int, most: int, threads: int) -> int:
+    """Rows of each piece but the last one, at most so many: nearly equal parts, of whole vectors for each thread."""
+    if batch <= most:
+        return batch
+    rows, unit = -(-batch // -(-batch // most)), threads * VECTOR
+    whole = -(-rows // unit) * unit
+    return whole if whole <= most else rows
+
+
+def shapes(
+    batch: int, outer: int, inner: int, budget: Budget, copied: int = 0, converted: int = 0, many: bool = False
+) -> Iterator[tuple[int, int, int]]:
+    """Rows and columns of pieces within the budget, whole inner rows where one fits; and their number.
+
+    copied: the length of a column that a copy of the weight has; converted: the longest rows of factors and results,
+    where these are copied; many: whether more rows than usual do well.
+    """
+    fitting = max(1, budget.buffer // max(1, converted))
+    few = not converted and outer * inner * MANY_ROWS <= budget.buffer
+    choices = (*ROWS, MANY_ROWS) if many or few else ROWS
+    for most in [rows for rows in choices if rows <= fitting] or [fitting]:
+        rows = piece_rows(batch, most, budget.threads)
+        columns = max(1, min(outer * inner, budget.product // rows, budget.buffer // max(1, copied)))
+        if columns > inner:
+            columns = -(-outer // -(-outer // (columns // inner))) * inner
+        yield rows, columns, -(-batch // rows) * -(-outer * inner // columns)
+        if most >= batch:
+            return

@@ -1,0 +1,88 @@
+"""The Khatri-Rao order with the rows of the batch innermost: the products u[q] v[r] as a matrix (q r, rows).
+
+They meet a weight (p, q r) as it lies, and make a gradient (q r, p) as it lies, by matrix products of dense matrices in
+row-major order, which are the fastest. What is transposed for it are the features of the rows, never the weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .budget import padded_share, piece_elements
+from .costs import Plan
+from .pieces import row_pieces, tiles
+from .shares import multiply
+from .workspace import Workspace
+
+
+def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, plan: Plan) -> None:
+    """out[..., p] = sum_{q,r} u[..., q] v[..., r] weight[p, q, r] + bias[p]; each thread makes the products it sums."""
+    workspace = Workspace(out)
+    grid = list(tiles(weight.shape[1], weight.shape[2], plan.columns))
+    matrices = workspace.tiles("weight", weight, grid)
+    pieces = row_pieces(out, plan.rows), workspace.rows("u", u, plan.rows), workspace.rows("v", v, plan.rows)
+    for piece, outer, inner in zip(*pieces, strict=True):
+        count, share = padded_share(len(outer), workspace.threads)
+        outer, inner = _dealt(workspace, "outer", outer, count, share), _dealt(workspace, "inner", inner, count, share)
+        sums = workspace.take("sums", count, len(weight), share)
+        if bias is not None:
+            sums.copy_(bias.unsqueeze(1))
+        for i, ((q, r), matrix) in enumerate(zip(grid, matrices, strict=True)):
+            product = workspace.take("product", count, q.stop - q.start, r.stop - r.start, share)
+            torch.mul(outer[:, q].unsqueeze(2), inner[:, r].unsqueeze(1), out=product)
+            product, matrix = product.flatten(1, 2), matrix.expand(count, -1, -1)
+            sums.baddbmm_(matrix, product) if i or bias is not None else torch.bmm(matrix, product, out=sums)
+        results = transposed(sums).flatten(0, 1)[: piece.numel() // len(weight)]
+        piece.copy_(results.view(piece.shape))
+
+
+def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: Plan) -> None:
+    """out[a, o, i] = sum_batch alone[..., a] outer[..., o] inner[..., i]; `out` with its axes in that order.
+
+    Each tile of `out` is finished before the next is begun, as in `weight_grad`.
+    """
+    workspace = Workspace(alone)
+
+    def turned(o: slice, i: slice) -> Iterator[tuple[Tensor, Tensor]]:
+        rows = workspace.rows("outer", outer[..., o], plan.rows), workspace.rows("inner", inner[..., i], plan.rows)
+        for left, right in zip(*rows, strict=True):
+            yield transposed(left), transposed(right)
+
+    size = outer.numel() + inner.numel()
+    kept = list(turned(slice(None), slice(None))) if size <= piece_elements(alone.device) else None
+    for o, i in tiles(outer.shape[-1], inner.shape[-1], plan.columns):
+        tile = out[:, o, i].permute(1, 2, 0)
+        target = workspace.rows_target("out", tile)
+        factors = turned(o, i) if kept is None else ((left[o], right[i]) for left, right in kept)
+        for count, (rows, (left, right)) in enumerate(
+            zip(workspace.rows("alone", alone, plan.rows), factors, strict=True)
+        ):
+            outputs, features, length = left.shape[0], *right.shape
+            torch.mul(left.unsqueeze(1), right, out=workspace.take("product", outputs, features, length))
+            product = workspace.take("product", outputs * features, length)
+            multiply(product, rows, target, workspace.threads, add=count > 0)
+        workspace.store(tile, target)
+
+
+def transposed(matrices: Tensor) -> Tensor:
+    """A transposed copy of each matrix (*count, rows, columns).
+
+    Of all copies that torch makes of small matrices the one of `channel_shuffle` is vectorised, several times as fast.
+    """
+    if not matrices.is_contiguous():
+        return matrices.mT.contiguous()
+    *_, rows, columns = matrices.shape
+    pixels = matrices.view(-1, 1, 1, rows * columns).permute(0, 3, 1, 2)  # channels last
+    shuffled = torch.native_channel_shuffle(pixels, rows).permute(0, 2, 3, 1)
+    return shuffled.reshape(*matrices.shape[:-2], columns, rows)
+
+
+def _dealt(workspace: Workspace, name: str, matrix: Tensor, count: int, share: int) -> Tensor:
+    """A matrix (rows, features) as matrices (features, share), one for each of `count` threads, 0 beyond its rows."""
+    rows, features = matrix.shape
+    if rows < count * share or not matrix.is_contiguous():
+        matrix = workspace.padded(name, matrix, count * share, features)
+    return transposed(matrix.view(count, share, features))
