@@ -16,7 +16,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import triton_bilinear as tb
 from triton_bilinear import cpu, ops
-from triton_bilinear.cpu import joint, khatri_rao, matrix_unit, orders, pieces, project, weight_grad, whole
+from triton_bilinear.cpu import budget as cpu_budget
+from triton_bilinear.cpu import (
+    features_first,
+    joint,
+    khatri_rao,
+    matrix_unit,
+    orders,
+    pieces,
+    project,
+    shares,
+    weight_grad,
+    whole,
+    workspace,
+)
 from triton_bilinear.cpu.costs import Plan, Weight
 
 BATCH, P, Q, R = 7, 3, 4, 5
@@ -39,13 +52,25 @@ def no_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matrix_unit, "serves", lambda tensor: False)
 
 
+@pytest.fixture(params=[1, 2, 3], ids=lambda threads: f"threads{threads}")
+def tiny_shares(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are dealt to so many threads however few they are."""
+    monkeypatch.setattr(shares, "FEWEST", 1)
+    monkeypatch.setattr(cpu_budget, "VECTOR", 2)
+    for module in (workspace, cpu_budget):
+        monkeypatch.setattr(module, "threads_of", lambda device: request.param)
+
+
 @pytest.fixture
 def tiny_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Plans as for large problems, of a few elements each."""
     planners = (orders.plan_contract, orders.plan_joint, orders.plan_weight)
     monkeypatch.setattr(whole, "LARGEST", 0)
-    monkeypatch.setattr(orders, "CPU_PIECE", 12)
-    monkeypatch.setattr(orders, "ROWS", (1, 3))
+    monkeypatch.setattr(cpu_budget, "CPU_PIECE", 12)
+    monkeypatch.setattr(cpu_budget, "ROWS", (1, 3))
+    monkeypatch.setattr(cpu_budget, "MANY_ROWS", 4)
+    monkeypatch.setattr(cpu_budget, "VECTOR", 1)
+    monkeypatch.setattr(shares, "FEWEST", 1)
     for planner in planners:
         planner.cache_clear()
     yield
@@ -93,40 +118,83 @@ def check(name: str, inputs: list[Tensor], results: list[Tensor]) -> None:
         assert_near(result, exact + bias if bias is not None and i == 0 else exact)
 
 
+# For each order its module, and what its plans say beside sizes.
+CONTRACT_ORDERS = {
+    "khatri_rao": (khatri_rao, {}),
+    "khatri_rao of a copy": (khatri_rao, {"copies": True}),
+    "features_first": (features_first, {}),
+    "project": (project, {}),
+}
+WEIGHT_ORDERS = {
+    "together": (weight_grad, {}),
+    "apart": (weight_grad, {"apart": True}),
+    "features_first": (features_first, {}),
+}
+
+
 @pytest.mark.parametrize("piece", PIECES, ids=str)
-@pytest.mark.parametrize("order", [khatri_rao, project], ids=["khatri_rao", "project"])
+@pytest.mark.parametrize("order", CONTRACT_ORDERS)
 @pytest.mark.parametrize("swap", [False, True])
-def test_contract_in_any_piece(order, swap, piece):
+def test_contract_in_any_piece(order, swap, piece, tiny_shares):
+    module, how = CONTRACT_ORDERS[order]
     (u, v, weight, bias), results = make("contract", torch.float64)
-    plan = Plan(order.__name__, (0, 2, 1) if swap else (0, 1, 2), *piece, cost=0)
+    plan = Plan(order, (0, 2, 1) if swap else (0, 1, 2), *piece, cost=0, **how)
     factors = (v, u, weight.mT) if swap else (u, v, weight)
-    order.contract(*factors, bias, *results, plan)
+    module.contract(*factors, bias, *results, plan)
     check("contract", [u, v, weight, bias], results)
-    order.contract(*factors, None, *results, plan)
+    module.contract(*factors, None, *results, plan)
     check("contract", [u, v, weight, torch.zeros(P)], results)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 7, 100])
-def test_contract_keep_in_any_piece(rows):
+def test_contract_keep_in_any_piece(rows, tiny_shares):
     (u, v, weight, bias), (out, kept) = make("contract_keep", torch.float64)
     project.contract_keep(u, v, weight, bias, out, kept.flatten(-2), rows)
     check("contract_keep", [u, v, weight, bias], [out, kept])
 
 
 @pytest.mark.parametrize("piece", PIECES, ids=str)
-def test_grad_inputs_in_any_piece(piece):
+def test_grad_inputs_in_any_piece(piece, tiny_shares):
     inputs, results = make("grad_inputs", torch.float64)
     joint.grad_inputs(*inputs, *results, Plan("joint", (0, 1, 2), *piece, cost=0))
     check("grad_inputs", inputs, results)
 
 
 @pytest.mark.parametrize("piece", PIECES, ids=str)
+@pytest.mark.parametrize("order", WEIGHT_ORDERS)
 @pytest.mark.parametrize("axes", AXES, ids=str)
-def test_grad_weight_in_any_piece(axes, piece):
+def test_grad_weight_in_any_piece(axes, order, piece, tiny_shares):
+    module, how = WEIGHT_ORDERS[order]
     inputs, results = make("grad_weight", torch.float64)
     factors = [inputs[axis] for axis in axes]
-    weight_grad.grad_weight(*factors, results[0].permute(axes), Plan("weight", axes, *piece, cost=0))
+    module.grad_weight(*factors, results[0].permute(axes), Plan(order, axes, *piece, cost=0, **how))
     check("grad_weight", inputs, results)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 127, 128, 129, 300])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_dealt_rows_are_all_multiplied(rows, threads):
+    """Those beyond a whole number for each thread too, and with a right operand in any order. Integers, so: exactly."""
+    left, right, start = (torch.randint(-9, 10, shape).double() for shape in ((rows, 7), (7, 9), (rows, 9)))
+    for matrix in (right, right.t().contiguous().t()):
+        target = start.clone()
+        shares.multiply(left, matrix, target, threads)
+        assert torch.equal(target, left @ right)
+        shares.multiply(left, matrix, target, threads, add=True)
+        assert torch.equal(target, 2 * left @ right)
+    sums = torch.zeros(threads, 7, 9, dtype=torch.float64)
+    shares.add_products_of_rows(left, start, sums)
+    assert torch.equal(sums.sum(0), left.t() @ start)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1, 4), (2, 3, 5), (1, 6, 1)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_transposed(shape, dtype):
+    matrices = torch.randn(shape, dtype=dtype)
+    for given in (matrices, matrices.mT.contiguous().mT):
+        result = features_first.transposed(given)
+        assert result.is_contiguous()
+        assert torch.equal(result, matrices.mT)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
@@ -225,7 +293,7 @@ def peak_of(name: str, batch: int, dtype: torch.dtype, **sizes: int) -> int:
 def test_workspace_does_not_grow_with_the_batch(name, dtype):
     """It stays within a few pieces, and far below the (B, P, R) and (B, Q, R) of a product that is materialised."""
     sizes = {"p": 2 if name == "contract_keep" else 24, "q": 20, "r": 28}
-    with mock.patch.object(orders, "CPU_PIECE", 2**13), mock.patch.object(whole, "LARGEST", 0):
+    with mock.patch.object(cpu_budget, "CPU_PIECE", 2**13), mock.patch.object(whole, "LARGEST", 0):
         peaks = [peak_of(name, batch, dtype, **sizes) for batch in (512, 4096)]
     assert peaks[1] <= 1.1 * peaks[0]
     # A piece, the rows that go with it, and the weight, each in float32 where they are not so already.
@@ -240,8 +308,8 @@ def test_no_buffer_is_larger_than_its_budget(name, sizes, layout, dtype):
     """Whatever is made, copied or converted. A single row is the least that a buffer holds."""
     inputs, results = make(name, dtype, layout, b=600, **dict(zip("pqr", sizes, strict=True)))
     results = [layout(tuple(result.shape), dtype) for result in results]
-    with mock.patch.object(orders, "CPU_PIECE", 2**13), mock.patch.object(whole, "suits", return_value=False):
-        budget = orders.budget_of(inputs[0].device, dtype, 600, sizes)
+    with mock.patch.object(cpu_budget, "CPU_PIECE", 2**13), mock.patch.object(whole, "suits", return_value=False):
+        budget = cpu_budget.budget_of(inputs[0].device, dtype, 600, sizes)
         with LiveElements() as live:
             getattr(cpu, name)(*inputs, *results)
     assert live.largest <= budget.product
@@ -250,24 +318,32 @@ def test_no_buffer_is_larger_than_its_budget(name, sizes, layout, dtype):
 
 def test_larger_products_are_of_float32_and_for_large_weights_and_batches():
     def product(rows, *sizes, dtype=torch.float32):
-        budget = orders.budget_of(torch.device("cpu"), dtype, rows, sizes)
-        assert budget.buffer == orders.CPU_PIECE
+        budget = cpu_budget.budget_of(torch.device("cpu"), dtype, rows, sizes)
+        assert budget.buffer == cpu_budget.CPU_PIECE
         return budget.product
 
-    assert product(10**6, 64, 32, 32) == orders.CPU_PIECE
+    assert product(10**6, 64, 32, 32) == cpu_budget.CPU_PIECE
     assert product(10**6, 128, 128, 89) == 128 * 128 * 89
     assert product(256, 160, 160, 160) == 256 * 160 * 160 // 10
-    assert product(10**6, 512, 512, 512) == 4 * orders.CPU_PIECE
-    assert product(10**6, 512, 512, 512, dtype=torch.float16) == orders.CPU_PIECE
-    assert product(10**6, 512, 512, 512, dtype=torch.float64) == orders.CPU_PIECE
+    assert product(10**6, 512, 512, 512) == 4 * cpu_budget.CPU_PIECE
+    assert product(10**6, 512, 512, 512, dtype=torch.float16) == cpu_budget.CPU_PIECE
+    assert product(10**6, 512, 512, 512, dtype=torch.float64) == cpu_budget.CPU_PIECE
 
 
-def test_few_columns_are_made_of_more_rows_unless_these_are_converted():
-    budget = orders.Budget(orders.CPU_PIECE, orders.CPU_PIECE)
-    few = Weight((10, 101, 51), (101 * 51, 51, 1))
-    assert orders.plan_contract((5000,), few, budget).rows == 1000
-    assert orders.plan_contract((5000,), few._replace(as_stored=False), budget).rows == 500
-    assert orders.plan_contract((5000,), Weight((64, 32, 32), (1024, 32, 1)), budget).rows == 500
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_few_columns_are_made_of_more_rows_unless_these_are_converted(threads):
+    """And each thread gets whole vectors of them."""
+    budget = cpu_budget.Budget(cpu_budget.CPU_PIECE, cpu_budget.CPU_PIECE, threads)
+
+    def rows(columns, converted=0, batch=5000):
+        pieces = list(cpu_budget.shapes(batch, columns // 10, 10, budget, converted=converted))
+        assert all(rows % (threads * cpu_budget.VECTOR) == 0 for rows, *_ in pieces if rows < batch)
+        return max(rows for rows, *_ in pieces)
+
+    assert 1000 <= rows(510) <= 1024
+    assert 500 <= rows(510, converted=100) <= 512
+    assert 500 <= rows(1020) <= 512
+    assert rows(510, batch=1001) == 1001
 
 
 @pytest.mark.parametrize(
@@ -294,7 +370,7 @@ def test_workspace_of_pairwise_forms(dtype):
     batch, outputs, s, t, m, n = 8, 24, 20, 18, 16, 22
     x, y, weight = (torch.randn(shape, dtype=dtype) for shape in ((batch, s, m), (batch, t, n), (outputs, m, n)))
     g = torch.randn(batch, outputs, s, t, dtype=dtype)
-    with mock.patch.object(orders, "CPU_PIECE", 2**10), tb.use_backend("torch"):
+    with mock.patch.object(cpu_budget, "CPU_PIECE", 2**10), tb.use_backend("torch"):
         for call, size in (
             (lambda: ops.library.KERNELS[ops.pairwise](x, y, weight, None), g.numel()),
             (lambda: ops.library.KERNELS[ops.pairwise_grad_x](g, y, weight), x.numel()),
@@ -325,10 +401,12 @@ def test_results_alias_nothing(sizes):
 
 def test_orders_fit_the_sizes():
     """One form is projected; many outputs meet Khatri-Rao products; few outputs are not worth a joint tile."""
-    budget = orders.Budget(orders.CPU_PIECE, orders.CPU_PIECE)
+    budget = cpu_budget.Budget(cpu_budget.CPU_PIECE, cpu_budget.CPU_PIECE)
     assert orders.plan_contract((2048,), Weight((1, 512, 512), (512 * 512, 512, 1)), budget).order == "project"
     many, apart = Weight((256, 39, 39), (39 * 39, 39, 1)), Weight((39, 256, 39), (39, 39 * 39, 1))
-    assert orders.plan_contract((4096,), many, budget).order == "khatri_rao"
+    assert orders.plan_contract((4096,), many, budget).order == "features_first"
+    outputs_inside = Weight((256, 39, 39), (1, 39 * 256, 256))
+    assert orders.plan_contract((4096,), outputs_inside, budget).order == "khatri_rao"
     assert orders.plan_joint(4096, many, budget).cost < 2 * orders.plan_contract((4096,), apart, budget).cost
     few, apart = Weight((4, 100, 100), (10000, 100, 1)), Weight((100, 4, 100), (100, 10000, 1))
     assert orders.plan_joint(512, few, budget).cost > 2 * orders.plan_contract((512,), apart, budget).cost

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import triton_bilinear as tb
 from triton_bilinear import cpu
+from triton_bilinear.cpu import budget as cpu_budget
 from triton_bilinear.cpu import matrix_unit, orders, rounded, rounded_project, unit_plans, whole
 from triton_bilinear.cpu.costs import Plan, Weight
 from triton_bilinear.cpu.pieces import row_pieces
@@ -30,7 +31,8 @@ WIDE = ((0, 1, 2), (0, 2, 1), (1, 2, 0), (2, 1, 0))
 def unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """There is one, all else is too dear, no problem is small, and pieces are."""
     monkeypatch.setattr(matrix_unit, "serves", lambda tensor: tensor.dtype == torch.bfloat16)
-    monkeypatch.setattr(orders, "rate", lambda *sizes: 1e-9)
+    for rate in ("rate", "rate_of_all", "rate_of_shares", "rate_by_transpose"):
+        monkeypatch.setattr(orders, rate, lambda *sizes: 1e-9)
     monkeypatch.setattr(matrix_unit, "PIECE", 2**17)
     monkeypatch.setattr(whole, "LARGEST", 0)
     for planner in PLANNERS:
@@ -236,7 +238,7 @@ def test_no_call_ends_the_process(code: str) -> None:
 def test_a_weight_too_large_for_a_piece_has_no_plan() -> None:
     sizes, strides = (2, 2050, 2049), (2, 4, 2050 * 2049 * 4)
     assert not list(unit_plans.contract_plans((100,), sizes, strides, (0, 1, 2)))
-    budget = orders.Budget(2**19, 2**19)
+    budget = cpu_budget.Budget(2**19, 2**19)
     assert orders.plan_contract((100,), Weight(sizes, strides, False, True), budget).order != "rounded"
 
 

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from triton_bilinear import cpu
-from triton_bilinear.cpu import columns, orders, pairs
+from triton_bilinear.cpu import budget as cpu_budget
+from triton_bilinear.cpu import columns, pairs
 from triton_bilinear.cpu.workspace import Workspace
 
 # Axes of the inputs and of the result, and the float64 formula.
@@ -35,7 +36,7 @@ CUTS = {"whole": (2**19, 512, 2**19, 2**16), "rows": (2**10, 3, 2**19, 2**16), "
 @pytest.fixture(params=CUTS)
 def cut(request, monkeypatch):
     budget, rows, call, large = CUTS[request.param]
-    monkeypatch.setattr(orders, "CPU_PIECE", budget)
+    monkeypatch.setattr(cpu_budget, "CPU_PIECE", budget)
     monkeypatch.setattr(pairs, "ROWS", rows)
     monkeypatch.setattr(columns, "CALL", call)
     monkeypatch.setattr(columns, "LARGE", large)

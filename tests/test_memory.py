@@ -17,7 +17,7 @@ import triton_bilinear as tb
 from triton_bilinear.benchmark.cases import ROWS, Case, draw
 from triton_bilinear.benchmark.memory import extra_bytes
 from triton_bilinear.benchmark.rivals import EINSUM_ORDERS, OURS, rivals
-from triton_bilinear.cpu.orders import CPU_PIECE
+from triton_bilinear.cpu.budget import CPU_PIECE
 
 # A step holds this many buffers of a piece at most on the CPU path.
 BUFFERS = 4

@@ -18,6 +18,9 @@ from .workspace import ACCUMULATE, fusible
 LARGEST = 2**18
 LARGEST_PRODUCT = 2**20
 
+# How many times as large the product of two features is for which two intermediates with outputs are faster.
+FEW = 8
+
 
 def suits(rows: Tensor, weight: Tensor) -> bool:
     """Whether the products of these rows are one small piece, not of size 0, and no large weight must be copied.
@@ -64,7 +67,8 @@ def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out
 def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, out_y: Tensor) -> None:
     """out_x[i, m] = sum_{l,n} g[i, l] weight[l, m, n] y[i, n] and out_y[i, n] = sum_{l,m} g weight x."""
     outputs, m, n = weight.shape
-    if len(g) * m * n > _largest_product(weight) or (outputs * max(m, n) < m * n and weight.numel() <= LARGEST):
+    few = FEW * outputs * max(m, n) < m * n and weight.numel() <= LARGEST
+    if few or len(g) * m * n > _largest_product(weight):
         contract(g, y, weight.transpose(0, 1), None, out_x)
         contract(g, x, weight.permute(2, 0, 1), None, out_y)
         return
