@@ -1,9 +1,10 @@
 """Every case, everything that grows, and every plot: what the README shows.
 
-    python bench/run_all.py OUT [--case NAME] [--dtype float32 --dtype bfloat16] [--rounds 15]
+    python bench/run_all.py OUT [--case NAME] [--dtype float32 --dtype bfloat16] [--rounds 15] [--budget 30]
 
 writes OUT/results.json and PNGs. Takes an hour or so on two cores; nothing else should run meanwhile. With --case, only
-the cases whose names contain one of these, and nothing that grows.
+the cases whose names contain one of these, and nothing that grows. A rival of which a step takes longer than the budget
+is skipped: on a CPU that is F.bilinear at some sizes, for minutes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("--case", action="append", help="part of a case's name; several are taken")
     parser.add_argument("--dtype", action="append", help="torch's name of it; by default what each case's user has")
     parser.add_argument("--rounds", type=int, default=FULL.rounds)
+    parser.add_argument("--budget", type=float, default=FULL.budget, help="seconds of each rival of a case")
     options = parser.parse_args()
     try:
         check_plots(options.out)
@@ -35,7 +37,7 @@ def main() -> int:
         print(f"run_all: {error}", file=sys.stderr)
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(default_device(), replace(FULL, rounds=options.rounds))
+    bench = Bench(default_device(), replace(FULL, rounds=options.rounds, budget=options.budget))
     sweeps = ((), ()) if options.case else (batch_sweep(1_100_000), output_sweep(4096))
     return run_suite(bench, cases, sweeps, Outputs(options.out / "results.json", options.out))
 
