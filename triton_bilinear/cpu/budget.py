@@ -69,15 +69,23 @@ def piece_rows(batch: int, most: int, threads: int) -> int:
 
 
 def shapes(
-    batch: int, outer: int, inner: int, budget: Budget, copied: int = 0, converted: int = 0, many: bool = False
+    batch: int,
+    outer: int,
+    inner: int,
+    budget: Budget,
+    copied: int = 0,
+    converted: int = 0,
+    beside: int = 0,
+    many: bool = False,
 ) -> Iterator[tuple[int, int, int]]:
     """Rows and columns of pieces within the budget, whole inner rows where one fits; and their number.
 
     copied: the length of a column that a copy of the weight has; converted: the longest rows of factors and results,
-    where these are copied; many: whether more rows than usual do well.
+    where these are copied; beside: elements of another buffer, for all columns; many: whether more rows than usual do
+    well.
     """
     fitting = max(1, budget.buffer // max(1, converted))
-    few = not converted and outer * inner * MANY_ROWS <= budget.buffer
+    few = not converted and outer * inner * MANY_ROWS + beside <= budget.buffer
     choices = (*ROWS, MANY_ROWS) if many or few else ROWS
     for most in [rows for rows in choices if rows <= fitting] or [fitting]:
         rows = piece_rows(batch, most, budget.threads)

@@ -7,7 +7,7 @@ from torch import Tensor
 from .budget import piece_elements
 from .costs import Plan
 from .dots import add_products
-from .pieces import row_pieces, tiles
+from .pieces import columns_of, row_pieces, tiles
 from .shares import multiply
 from .workspace import Workspace
 
@@ -19,15 +19,17 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
     matrices = workspace.tiles("weight", weight, grid)
     operands = (workspace.rows(name, t, plan.rows) for name, t in (("g", g), ("x", x), ("y", y)))
     targets = (row_pieces(t, plan.rows) for t in (out_x, out_y))
-    for left, left_x, left_y, piece_x, piece_y in zip(*operands, *targets, strict=True):
-        rows = left.shape[0]
+    for left_g, left_x, left_y, piece_x, piece_y in zip(*operands, *targets, strict=True):
+        rows = left_g.shape[0]
         target_x = workspace.target("out_x", piece_x, dense_up_to)
         target_y = workspace.target("out_y", piece_y, dense_up_to)
         for (m, n), matrix in zip(grid, matrices, strict=True):
             tile = workspace.take("tile", rows, matrix.shape[1])
-            multiply(left, matrix, tile, workspace.threads)
+            multiply(left_g, matrix, tile, workspace.threads)
             tile = tile.view(rows, m.stop - m.start, n.stop - n.start)
-            add_products(workspace, left_y[:, n], tile.mT, target_x[:, m], started=n.start > 0)
-            add_products(workspace, left_x[:, m], tile, target_y[:, n], started=m.start > 0)
+            left, target = columns_of(left_y, n), columns_of(target_x, m)
+            add_products(workspace, left, tile.mT, target, started=n.start > 0)
+            left, target = columns_of(left_x, m), columns_of(target_y, n)
+            add_products(workspace, left, tile, target, started=m.start > 0)
         workspace.store(piece_x, target_x)
         workspace.store(piece_y, target_y)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .costs import Plan
-from .pieces import row_pieces, tiles
+from .pieces import columns_of, row_pieces, tiles
 from .shares import multiply
 from .workspace import Workspace
 
@@ -33,7 +33,7 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
         if bias is not None:
             target.copy_(bias)
         for i, ((q, r), matrix) in enumerate(zip(grid, matrices, strict=True)):
-            product = products(workspace, outer[:, q], inner[:, r])
+            product = products(workspace, columns_of(outer, q), columns_of(inner, r))
             matrix = matrix if plan.copies else matrix.t()
             multiply(product, matrix, target, workspace.threads, add=i > 0 or bias is not None)
         workspace.store(piece, target)

@@ -40,7 +40,8 @@ def _khatri_rao(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iter
     p, q, r = (weight.sizes[axis] for axis in axes)
     dense, in_place = weight.strides[axes[0]] == 1, weight.lies_as(axes)
     for copies in (False, True) if in_place and not dense else (not in_place,):
-        for rows, columns, pieces in shapes(batch, q, r, budget, p if copies else 0, weight.converted):
+        copied = p if copies else 0
+        for rows, columns, pieces in shapes(batch, q, r, budget, copied, weight.converted, beside=copied * q * r):
             if copies or dense:
                 reached = rate_of_shares(rows, columns, p, budget.threads)
             else:
@@ -138,7 +139,8 @@ def _together(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterat
 def _apart(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[Plan]:
     """The sum over each thread's rows apart."""
     a, o, i = (weight.sizes[axis] for axis in axes)
-    for rows, columns, pieces in shapes(batch, o, i, budget, a * budget.threads, weight.converted):
+    kept = a * budget.threads
+    for rows, columns, pieces in shapes(batch, o, i, budget, kept, weight.converted, beside=kept * o * i):
         if not even_rows(rows, budget.threads):
             continue
         reached = rate(a, rows / budget.threads / 1.6, columns)

@@ -31,6 +31,11 @@ def tiles(outer: int, inner: int, columns: int) -> Iterator[tuple[slice, slice]]
             yield a, b
 
 
+def columns_of(matrix: Tensor, span: slice) -> Tensor:
+    """Some columns of a matrix; itself where these are all, for a view takes longer than to look."""
+    return matrix if span.stop - span.start == matrix.shape[1] else matrix[:, span]
+
+
 def pair_pieces(batch: int, rows: int, most: int, together: int) -> Iterator[tuple[slice, slice]]:
     """Samples and rows of each, in order: pieces of at most `most` rows (or of a single one) and `together` samples."""
     for samples in spans(batch, max(1, min(together, most // rows))):

@@ -7,7 +7,7 @@ from torch import Tensor
 from .budget import piece_elements
 from .costs import Plan
 from .dots import add_products
-from .pieces import row_pieces, tiles
+from .pieces import columns_of, row_pieces, tiles
 from .shares import multiply
 from .workspace import Workspace
 
@@ -27,7 +27,8 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
             projected = workspace.take("projected", left.shape[0], matrix.shape[1])
             multiply(left, matrix, projected, workspace.threads)
             tile = projected.view(left.shape[0], -1, r.stop - r.start)
-            add_products(workspace, right[:, r], tile.mT, target[:, p], bias is not None or r.start > 0)
+            started = bias is not None or r.start > 0
+            add_products(workspace, columns_of(right, r), tile.mT, columns_of(target, p), started)
         workspace.store(piece, target)
 
 

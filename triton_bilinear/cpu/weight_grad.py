@@ -20,20 +20,18 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
     workspace = Workspace(alone)
     for o, i in tiles(outer.shape[-1], inner.shape[-1], plan.columns):
         tile = out[:, o, i]
-        pieces = (
-            workspace.rows(name, t, plan.rows)
-            for name, t in (("alone", alone), ("outer", outer[..., o]), ("inner", inner[..., i]))
-        )
+        factors = (("alone", alone), ("outer", outer[..., o]), ("inner", inner[..., i]))
+        pieces = (workspace.rows(name, factor, plan.rows) for name, factor in factors)
         if plan.apart:
             sums = workspace.take("sums", workspace.threads, len(tile), tile[0].numel()).zero_()
-            for left, *factors in zip(*pieces, strict=True):
-                add_products_of_rows(left, products(workspace, *factors), sums)
+            for left, *others in zip(*pieces, strict=True):
+                add_products_of_rows(left, products(workspace, *others), sums)
             target = sums[0]
-            for others in sums[1:]:
-                target.add_(others)
+            for more in sums[1:]:
+                target.add_(more)
         else:
             target = workspace.fused_target("out", tile)
-            for count, (left, *factors) in enumerate(zip(*pieces, strict=True)):
-                product = products(workspace, *factors)
+            for count, (left, *others) in enumerate(zip(*pieces, strict=True)):
+                product = products(workspace, *others)
                 target.addmm_(left.t(), product) if count else torch.mm(left.t(), product, out=target)
         workspace.store(tile, target)

@@ -164,6 +164,8 @@ class Workspace:
     def _matrix_view(self, piece: Tensor) -> Tensor | None:
         if piece.dtype != self.dtype:
             return None
+        if piece.dim() == 2 and piece.is_contiguous():
+            return piece
         while piece.dim() > 2:
             if not fusible(piece, 0):
                 return None
