@@ -12,6 +12,7 @@ from torch import Tensor
 from . import features_first, joint, khatri_rao, matrix_unit, project, rounded, rounded_project, weight_grad, whole
 from .budget import Budget, budget_of, piece_elements
 from .costs import Plan, Weight
+from .huge_pages import advise
 from .orders import plan_contract, plan_joint, plan_weight
 from .pairs import pairwise, pairwise_grad_weight, pairwise_grad_x
 from .pieces import flatten_batch
@@ -42,6 +43,7 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
 
     Shapes: u (*batch, Q), v (*batch, R), weight (P, Q, R), bias (P,) or None, out (*batch, P).
     """
+    advise(out)
     if whole.suits(out, weight):
         whole.in_wide_dtype(whole.contract, (u, v, weight, bias), out)
         return
@@ -59,6 +61,7 @@ def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out
 
     Shapes: as in `contract`; kept (*batch, P, R), contiguous.
     """
+    advise(out, kept)
     if whole.suits(out, weight):
         whole.in_wide_dtype(whole.contract_keep, (u, v, weight, bias), out, kept)
         return
@@ -75,6 +78,7 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
 
     Shapes: g (*batch, L), x and out_x (*batch, M), y and out_y (*batch, N), weight (L, M, N).
     """
+    advise(out_x, out_y)
     if whole.suits(g, weight):
         whole.in_wide_dtype(whole.grad_inputs, (g, x, y, weight), out_x, out_y)
         return
@@ -97,6 +101,7 @@ def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
 
     Shapes: g (*batch, L), x (*batch, M), y (*batch, N), out (L, M, N).
     """
+    advise(out)
     if whole.suits(g, out):
         whole.in_wide_dtype(whole.grad_weight, (g, x, y), out)
         return

@@ -18,6 +18,7 @@ from . import pair_plans, rounded_pairs
 from .budget import piece_elements
 from .columns import OutputsOuter, layout_of, matrices, target_matrices
 from .costs import pair_work
+from .huge_pages import advise
 from .pieces import pair_pieces, spans
 from .workspace import ACCUMULATE, Workspace
 
@@ -27,6 +28,7 @@ ROWS = 512
 
 def pairwise(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
     """out[b, l, s, t] = sum_{m,n} x[b, s, m] weight[l, m, n] y[b, t, n] + bias[l]."""
+    advise(out)
     if not weight.numel() or not out.numel():
         out.zero_() if bias is None else out.copy_(bias[:, None, None].expand_as(out))
         return
@@ -47,6 +49,7 @@ def pairwise(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
 
 def pairwise_grad_x(g: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> None:
     """out[b, s, m] = sum_{l,t,n} g[b, l, s, t] weight[l, m, n] y[b, t, n]."""
+    advise(out)
     if not g.numel() or not weight.numel():
         out.zero_()
         return
@@ -92,6 +95,7 @@ def _grad_x_from_y(g: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> None:
 
 def pairwise_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
     """out[l, m, n] = sum_{b,s,t} g[b, l, s, t] x[b, s, m] y[b, t, n]."""
+    advise(out)
     if not g.numel() or not out.numel():
         out.zero_()
         return
