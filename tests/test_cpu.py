@@ -171,6 +171,29 @@ def test_grad_weight_in_any_piece(axes, order, piece, tiny_shares):
     check("grad_weight", inputs, results)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
+@pytest.mark.parametrize("order", CONTRACT_ORDERS)
+def test_contract_orders_with_strides_and_dtypes(order, dtype, layout, tiny_shares):
+    module, how = CONTRACT_ORDERS[order]
+    inputs, results = make("contract", dtype, layout)
+    module.contract(*inputs, *results, Plan(order, (0, 1, 2), 4, 6, cost=0, **how))
+    check("contract", inputs, results)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:-1], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
+@pytest.mark.parametrize("order", WEIGHT_ORDERS)
+def test_weight_orders_with_strides_and_dtypes(order, dtype, layout, tiny_shares):
+    """Of inputs and of the result, whichever of its axes is the dense one."""
+    module, how = WEIGHT_ORDERS[order]
+    inputs, (out,) = make("grad_weight", dtype, layout)
+    out = layout(tuple(out.shape), dtype)
+    for axes in AXES:
+        module.grad_weight(*(inputs[axis] for axis in axes), out.permute(axes), Plan(order, axes, 4, 6, cost=0, **how))
+        check("grad_weight", inputs, [out])
+
+
 @pytest.mark.parametrize("rows", [1, 5, 127, 128, 129, 300])
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_dealt_rows_are_all_multiplied(rows, threads):
