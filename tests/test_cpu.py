@@ -218,6 +218,7 @@ def test_transposed(shape, dtype):
         result = features_first.transposed(given)
         assert result.is_contiguous()
         assert torch.equal(result, matrices.mT)
+        assert result.data_ptr() != given.data_ptr()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
@@ -337,6 +338,20 @@ def test_no_buffer_is_larger_than_its_budget(name, sizes, layout, dtype):
             getattr(cpu, name)(*inputs, *results)
     assert live.largest <= budget.product
     assert live.peak <= budget.product + 3 * budget.buffer
+
+
+@pytest.mark.parametrize("threads", [1, 3, 6, 7, 64])
+def test_padded_rows_keep_to_the_budget(threads):
+    """Whole vectors for each thread are more rows than asked for, and still no more than a buffer holds."""
+    budget = cpu_budget.Budget(cpu_budget.CPU_PIECE, cpu_budget.CPU_PIECE, threads)
+    planned = 0
+    for batch, p, q, r in [(19896, 2048, 64, 64), (78916, 1000, 32, 64), (1000, 512, 300, 256), (4096, 256, 39, 39)]:
+        weight = Weight((p, q, r), (q * r, r, 1))
+        for plan in orders._features_first(batch, weight, (0, 1, 2), budget):
+            count, share = cpu_budget.padded_share(plan.rows, threads)
+            assert count * share * max(p, q, r, plan.columns) <= budget.buffer
+            planned += 1
+    assert planned
 
 
 def test_larger_products_are_of_float32_and_for_large_weights_and_batches():

@@ -60,12 +60,23 @@ def padded_share(rows: int, threads: int) -> tuple[int, int]:
 
 
 def piece_rows(batch: int, most: int, threads: int) -> int:
-    """Rows of each piece but the last one, at most so many: nearly equal parts, of whole vectors for each thread."""
+    """Rows of each piece but the last one, which may be much shorter; at most so many.
+
+    Of nearly equal parts, made whole vectors for each thread.
+    """
     if batch <= most:
         return batch
     rows, unit = -(-batch // -(-batch // most)), threads * VECTOR
     whole = -(-rows // unit) * unit
     return whole if whole <= most else rows
+
+
+def columns_within(outer: int, inner: int, most: int) -> int:
+    """Columns of a piece, at most so many (or a single one): whole inner rows where one fits, in nearly equal parts."""
+    columns = max(1, min(outer * inner, most))
+    if columns > inner:
+        columns = -(-outer // -(-outer // (columns // inner))) * inner
+    return columns
 
 
 def shapes(
@@ -89,9 +100,7 @@ def shapes(
     choices = (*ROWS, MANY_ROWS) if many or few else ROWS
     for most in [rows for rows in choices if rows <= fitting] or [fitting]:
         rows = piece_rows(batch, most, budget.threads)
-        columns = max(1, min(outer * inner, budget.product // rows, budget.buffer // max(1, copied)))
-        if columns > inner:
-            columns = -(-outer // -(-outer // (columns // inner))) * inner
+        columns = columns_within(outer, inner, min(budget.product // rows, budget.buffer // max(1, copied)))
         yield rows, columns, -(-batch // rows) * -(-outer * inner // columns)
         if most >= batch:
             return

@@ -70,10 +70,11 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
 def transposed(matrices: Tensor) -> Tensor:
     """A transposed copy of each matrix (*count, rows, columns).
 
-    Of all copies that torch makes of small matrices the one of `channel_shuffle` is vectorised, several times as fast.
+    Of all copies that torch makes of small matrices the one of `channel_shuffle` is vectorised, several times as fast;
+    on CPUs, for elsewhere it may return a view.
     """
-    if not matrices.is_contiguous():
-        return matrices.mT.contiguous()
+    if not (matrices.is_cpu and matrices.is_contiguous()):
+        return matrices.mT.clone(memory_format=torch.contiguous_format)
     *_, rows, columns = matrices.shape
     pixels = matrices.view(-1, 1, 1, rows * columns).permute(0, 3, 1, 2)  # channels last
     shuffled = torch.native_channel_shuffle(pixels, rows).permute(0, 2, 3, 1)

@@ -10,16 +10,28 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+from collections.abc import Callable
 
 from torch import Tensor
 
-# Bytes of a result that holds a whole huge page wherever it begins.
+# Bytes of a result that holds a whole huge page, of 2 MiB, wherever it begins.
 LARGE = 2**22
 
-_HUGEPAGE = getattr(mmap, "MADV_HUGEPAGE", None)
-_madvise = ctypes.CDLL(None).madvise if sys.platform == "linux" and _HUGEPAGE is not None else None
-if _madvise is not None:
-    _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_HUGEPAGE: int = getattr(mmap, "MADV_HUGEPAGE", 0)  # on Linux only
+
+
+def _of_system() -> Callable[[int, int, int], int] | None:
+    if sys.platform != "linux" or not _HUGEPAGE:
+        return None
+    try:
+        madvise = ctypes.CDLL(None).madvise
+    except (OSError, AttributeError):  # a Python that is linked with nothing
+        return None
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return madvise
+
+
+_madvise = _of_system()
 
 
 def advise(*results: Tensor) -> None:

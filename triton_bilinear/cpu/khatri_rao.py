@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .budget import piece_elements
 from .costs import Plan
 from .pieces import columns_of, row_pieces, tiles
 from .shares import multiply
@@ -29,7 +30,7 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
         matrices = workspace.tiles("weight", weight, grid)
     pieces = row_pieces(out, plan.rows), workspace.rows("u", u, plan.rows), workspace.rows("v", v, plan.rows)
     for piece, outer, inner in zip(*pieces, strict=True):
-        target = workspace.target("out", piece)
+        target = workspace.target("out", piece, piece_elements(out.device))
         if bias is not None:
             target.copy_(bias)
         for i, ((q, r), matrix) in enumerate(zip(grid, matrices, strict=True)):

@@ -12,7 +12,7 @@ from functools import lru_cache
 from math import prod
 
 from . import unit_plans
-from .budget import Budget, padded_share, shapes
+from .budget import Budget, columns_within, padded_share, shapes
 from .costs import (
     CALL,
     COPY,
@@ -57,13 +57,15 @@ def _features_first(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> 
     dense, in_place = weight.strides[axes[2]] == 1, weight.lies_as(axes)
     if in_place and not dense:
         return
-    budget = budget._replace(product=budget.buffer)
-    for rows, columns, pieces in shapes(batch, q, r, budget, 0 if in_place else p, max(weight.sizes), many=True):
+    for rows, *_ in shapes(batch, q, r, budget, converted=max(weight.sizes), many=True):
         count, share = padded_share(rows, budget.threads)
-        padded = batch * count * share / rows
-        columns = min(columns, max(1, budget.product // (count * share)))
-        cost = padded * p * q * r / rate(p, columns, share)
-        cost += padded * q * r * PRODUCT * (1 + 10 / share) + batch * (p + q + r) * TURNED + pieces * CALL
+        if count * share * max(weight.sizes) > budget.buffer:
+            continue
+        columns = columns_within(q, r, budget.buffer // max(count * share, 0 if in_place else p))
+        pieces, padded = -(-batch // rows) * -(-q * r // columns), batch * count * share / rows
+        reached = (rate if count == budget.threads else rate_of_all)(p, columns, share)
+        cost = padded * p * q * r / reached + padded * q * r * PRODUCT * (1 + 10 / share)
+        cost += batch * (p + q + r) * TURNED + pieces * CALL
         if not in_place:
             cost += _copies(batch, rows, columns, q * r) * p * q * r * (COPY if dense else TURN)
         yield Plan("features_first", axes, rows, columns, cost)
@@ -151,7 +153,7 @@ def _apart(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[
 
 def _features_first_weight(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[Plan]:
     a, o, i = (weight.sizes[axis] for axis in axes)
-    in_place = weight.lies_as((axes[0], axes[1], axes[2])) and weight.strides[axes[0]] == 1
+    in_place = weight.lies_as(axes) and weight.strides[axes[0]] == 1
     budget = budget._replace(product=budget.buffer)
     for rows, columns, pieces in shapes(batch, o, i, budget, 0 if in_place else a, max(weight.sizes), many=True):
         reached = rate_of_shares(columns, rows, a, budget.threads)

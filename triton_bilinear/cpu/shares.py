@@ -27,12 +27,13 @@ def even_rows(rows: int, threads: int) -> int:
 def multiply(left: Tensor, right: Tensor, target: Tensor, threads: int, add: bool = False) -> None:
     """target = left right, added to what is there if `add`. Shapes: (rows, K), (K, columns), (rows, columns).
 
-    A right operand that is stored as its transpose is best read by all threads together.
+    A right operand that is stored as its transpose is best read by all threads together, and torch makes a batch of
+    results that are not dense one after another.
     """
     rows = left.shape[0]
-    even = even_rows(rows, threads) if right.stride(1) == 1 else 0
+    even = even_rows(rows, threads) if right.stride(1) == 1 and target.is_contiguous() else 0
     if even < rows:
-        rest, results = left[even:], target[even:]
+        rest, results = (left[even:], target[even:]) if even else (left, target)
         results.addmm_(rest, right) if add else torch.mm(rest, right, out=results)
     if even:
         dealt, results, shared = deal(left, even, threads), deal(target, even, threads), right.expand(threads, -1, -1)
