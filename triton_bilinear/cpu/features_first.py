@@ -70,10 +70,10 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
 def transposed(matrices: Tensor) -> Tensor:
     """A transposed copy of each matrix (*count, rows, columns).
 
-    Of all copies that torch makes of small matrices the one of `channel_shuffle` is vectorised, several times as fast;
-    on CPUs, for elsewhere it may return a view.
+    Of all copies that torch makes of small matrices the one of `channel_shuffle` is vectorised, several times as fast.
+    Elsewhere than on CPUs it may return a view, and it asks for its input as if to write, which a lazy clone is copied for.
     """
-    if not (matrices.is_cpu and matrices.is_contiguous()):
+    if not (matrices.is_cpu and matrices.is_contiguous()) or torch._C._is_cow_tensor(matrices):
         return matrices.mT.clone(memory_format=torch.contiguous_format)
     *_, rows, columns = matrices.shape
     pixels = matrices.view(-1, 1, 1, rows * columns).permute(0, 3, 1, 2)  # channels last
