@@ -71,9 +71,10 @@ def transposed(matrices: Tensor) -> Tensor:
     """A transposed copy of each matrix (*count, rows, columns).
 
     Of all copies that torch makes of small matrices the one of `channel_shuffle` is vectorised, several times as fast.
-    Elsewhere than on CPUs it may return a view, and it asks for its input as if to write, which a lazy clone is copied for.
+    Elsewhere than on CPUs it may return a view, and it would have a lazy clone copied, for it could write to its input.
     """
-    if not (matrices.is_cpu and matrices.is_contiguous()) or torch._C._is_cow_tensor(matrices):
+    is_lazy = torch._C._is_cow_tensor(matrices)  # type: ignore[attr-defined]
+    if is_lazy or not (matrices.is_cpu and matrices.is_contiguous()):
         return matrices.mT.clone(memory_format=torch.contiguous_format)
     *_, rows, columns = matrices.shape
     pixels = matrices.view(-1, 1, 1, rows * columns).permute(0, 3, 1, 2)  # channels last
