@@ -31,8 +31,9 @@ CPU = torch.device("cpu")
 RUNS = 10
 # Of torch's operators: matrix products, unless one is a row (those are dot products), and passes over elements.
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_"}
-PASSES = {"aten::mul", "aten::add", "aten::add_", "aten::copy_", "aten::sum", "aten::zero_", "aten::fill_"}
-PASSES.add("aten::native_channel_shuffle")  # transposes
+PASSES = {"aten::mul", "aten::add", "aten::add_", "aten::copy_", "aten::sum", "aten::zero_", "aten::fill_"} | {
+    "aten::native_channel_shuffle"  # transposes
+}
 
 
 @dataclass(frozen=True)

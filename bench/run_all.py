@@ -3,8 +3,8 @@
     python bench/run_all.py OUT [--case NAME] [--dtype float32 --dtype bfloat16] [--rounds 15] [--budget 30]
 
 writes OUT/results.json and PNGs. Takes an hour or so on two cores; nothing else should run meanwhile. With --case, only
-the cases whose names contain one of these, and nothing that grows. A rival of which a step takes longer than the budget
-is skipped: on a CPU that is F.bilinear at some sizes, for minutes.
+the cases whose names contain one of these, and nothing that grows. A rival is skipped of which a step takes longer than
+the budget, in seconds, as F.bilinear's does at the largest sizes on a CPU.
 """
 
 from __future__ import annotations

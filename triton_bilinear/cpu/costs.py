@@ -25,7 +25,7 @@ class Plan:
 
     `axes` says which axis of the weight plays which role: (p, q, r) of `contract`; for its gradient (alone, outer,
     inner), where the product of outer and inner meets the factor alone. `outputs`: of how many of p an order of the
-    matrix unit meets the weight at a time, 0 for all. `copies`: the weight is copied though a product would take it.
+    matrix unit meets the weight at a time, 0 for all. `copies`: the weight is copied, as a matrix (q r, p).
     `apart`: the sums of each thread's rows are kept apart, and added up in the end.
     """
 
@@ -59,6 +59,16 @@ class Weight(NamedTuple):
     def converted(self) -> int:
         """The longest rows of factors and results that are copied in another dtype, if they are."""
         return 0 if self.as_stored else max(self.sizes)
+
+
+def product_cost(run: int) -> float:
+    """Of each element of a Khatri-Rao product, which is made in runs of so many."""
+    return PRODUCT * (1 + 10 / run)
+
+
+def dot_cost(length: int) -> float:
+    """Of each multiply-add of a batched vector-matrix product with vectors of this length."""
+    return DOT * (1 + 8 / length)
 
 
 def rate(rows: float, inner: float, columns: float) -> float:

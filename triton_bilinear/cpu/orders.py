@@ -16,13 +16,13 @@ from .budget import Budget, columns_within, padded_share, shapes
 from .costs import (
     CALL,
     COPY,
-    DOT,
-    PRODUCT,
     TURN,
     TURNED,
     Plan,
     Sizes,
     Weight,
+    dot_cost,
+    product_cost,
     rate,
     rate_by_transpose,
     rate_of_all,
@@ -46,7 +46,7 @@ def _khatri_rao(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iter
                 reached = rate_of_shares(rows, columns, p, budget.threads)
             else:
                 reached = rate_by_transpose(rows, columns, p)
-            cost = batch * p * q * r / reached + batch * q * r * PRODUCT * (1 + 10 / r) + pieces * CALL
+            cost = batch * p * q * r / reached + batch * q * r * product_cost(r) + pieces * CALL
             if copies:
                 cost += _copies(batch, rows, columns, q * r) * p * q * r * (COPY if dense else TURN)
             yield Plan("khatri_rao", axes, rows, columns, cost, copies=copies)
@@ -64,7 +64,7 @@ def _features_first(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> 
         columns = columns_within(q, r, budget.buffer // max(count * share, 0 if in_place else p))
         pieces, padded = -(-batch // rows) * -(-q * r // columns), batch * count * share / rows
         reached = (rate if count == budget.threads else rate_of_all)(p, columns, share)
-        cost = padded * p * q * r / reached + padded * q * r * PRODUCT * (1 + 10 / share)
+        cost = padded * p * q * r / reached + padded * q * r * product_cost(share)
         cost += batch * (p + q + r) * TURNED + pieces * CALL
         if not in_place:
             cost += _copies(batch, rows, columns, q * r) * p * q * r * (COPY if dense else TURN)
@@ -76,7 +76,7 @@ def _project(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterato
     in_place = weight.lies_as((axes[1], axes[0], axes[2]))
     for rows, columns, pieces in shapes(batch, p, r, budget, 0 if in_place else q, weight.converted):
         reached = rate_of_shares(rows, q, columns, budget.threads)
-        cost = batch * p * q * r / reached + batch * p * r * DOT * (1 + 8 / r) + pieces * 2 * CALL
+        cost = batch * p * q * r / reached + batch * p * r * dot_cost(r) + pieces * 2 * CALL
         if not in_place:
             cost += _copies(batch, rows, columns, p * r) * COPY * p * q * r
         yield Plan("project", axes, rows, columns, cost)
@@ -109,7 +109,7 @@ def plan_joint(batch: int, weight: Weight, budget: Budget) -> Plan:
     plans = []
     for rows, columns, pieces in shapes(batch, q, r, budget, 0 if in_place else p, weight.converted):
         reached = rate_of_shares(rows, p, columns, budget.threads)
-        cost = batch * p * q * r / reached + 2 * batch * q * r * DOT * (1 + 8 / r) + pieces * 3 * CALL
+        cost = batch * p * q * r / reached + 2 * batch * q * r * dot_cost(r) + pieces * 3 * CALL
         if not in_place:
             cost += _copies(batch, rows, columns, q * r) * COPY * p * q * r
         plans.append(Plan("joint", (0, 1, 2), rows, columns, cost))
@@ -134,7 +134,7 @@ def _together(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterat
     in_place = weight.lies_as(axes)
     for rows, columns, pieces in shapes(batch, o, i, budget, 0 if in_place else a, weight.converted):
         reached = rate_of_all(a, rows, columns)
-        cost = batch * a * o * i / reached + batch * o * i * PRODUCT * (1 + 10 / i) + pieces * CALL
+        cost = batch * a * o * i / reached + batch * o * i * product_cost(i) + pieces * CALL
         yield Plan("weight", axes, rows, columns, cost + (0 if in_place else _stored(weight, axes[2])))
 
 
@@ -145,8 +145,9 @@ def _apart(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[
     for rows, columns, pieces in shapes(batch, o, i, budget, kept, weight.converted, beside=kept * o * i):
         if not even_rows(rows, budget.threads):
             continue
+        # Sums as short as a share's are read and written so often as if they were shorter still.
         reached = rate(a, rows / budget.threads / 1.6, columns)
-        cost = batch * a * o * i / reached + batch * o * i * PRODUCT * (1 + 10 / i) + pieces * CALL
+        cost = batch * a * o * i / reached + batch * o * i * product_cost(i) + pieces * CALL
         cost += budget.threads * COPY * a * o * i + _stored(weight, axes[2])
         yield Plan("weight", axes, rows, columns, cost, apart=True)
 
@@ -157,7 +158,7 @@ def _features_first_weight(batch: int, weight: Weight, axes: Sizes, budget: Budg
     budget = budget._replace(product=budget.buffer)
     for rows, columns, pieces in shapes(batch, o, i, budget, 0 if in_place else a, max(weight.sizes), many=True):
         reached = rate_of_shares(columns, rows, a, budget.threads)
-        cost = batch * a * o * i / reached + batch * o * i * PRODUCT * (1 + 10 / rows) + pieces * CALL
+        cost = batch * a * o * i / reached + batch * o * i * product_cost(rows) + pieces * CALL
         kept = batch * (o + i) <= budget.buffer
         turned = o + i if kept else -(-o * i // columns) * (max(1, columns // i) + min(columns, i))
         cost += batch * turned * TURNED
