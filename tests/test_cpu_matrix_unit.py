@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import product
 from math import prod
 from types import ModuleType
 
@@ -12,19 +14,24 @@ import oracle
 import pytest
 import torch
 from oracle import assert_near
-from test_cpu import LAYOUTS, check, make, peak_of
+from test_cpu import LAYOUTS, check, dense, expanded, make, peak_of
 from test_precision import by_einsum, errors
 from torch import Tensor
 
 import triton_bilinear as tb
 from triton_bilinear import cpu
 from triton_bilinear.cpu import budget as cpu_budget
-from triton_bilinear.cpu import matrix_unit, orders, rounded, rounded_project, unit_plans, whole
+from triton_bilinear.cpu import matrix_unit, orders, rounded, rounded_joint, rounded_project, unit_plans, whole
 from triton_bilinear.cpu.costs import Plan, Weight
 from triton_bilinear.cpu.pieces import row_pieces
 
 PLANNERS = (orders.plan_contract, orders.plan_joint, orders.plan_weight)
 WIDE = ((0, 1, 2), (0, 2, 1), (1, 2, 0), (2, 1, 0))
+
+
+def room(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+    """So many elements are all that the buffers of a call may hold."""
+    monkeypatch.setattr(matrix_unit, "room", lambda held, longest_sum: elements)
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +41,7 @@ def unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for rate in ("rate", "rate_of_all", "rate_of_shares", "rate_by_transpose"):
         monkeypatch.setattr(orders, rate, lambda *sizes: 1e-9)
     monkeypatch.setattr(matrix_unit, "PIECE", 2**17)
+    room(monkeypatch, 2**18)
     monkeypatch.setattr(whole, "LARGEST", 0)
     for planner in PLANNERS:
         planner.cache_clear()
@@ -52,12 +60,22 @@ def record(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, calle
 def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The functions of the unit that were called; plans of one order alone are made."""
     called: list[str] = []
-    other = {"contract_plans": "project_plans", "project_plans": "contract_plans"}[request.param]
-    monkeypatch.setattr(unit_plans, other, lambda *args: [])
+    for other in {"contract_plans", "project_plans", "joint_plans"} - {request.param}:
+        monkeypatch.setattr(unit_plans, other, lambda *args: [])
     monkeypatch.setattr(unit_plans, "FEWEST_OUTPUTS", 1)
     order = {"contract_plans": rounded, "project_plans": rounded_project}[request.param]
     record(monkeypatch, order, "contract", called)
     record(monkeypatch, rounded, "grad_weight", called)
+    return called
+
+
+@pytest.fixture
+def joint_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A "grad_inputs" for each call of the joint order; there are plans of no other."""
+    called: list[str] = []
+    for other in ("contract_plans", "project_plans"):
+        monkeypatch.setattr(unit_plans, other, lambda *args: [])
+    record(monkeypatch, rounded_joint, "grad_inputs", called)
     return called
 
 
@@ -87,6 +105,47 @@ def test_strided_results(name: str, layout: Callable, calls: list[str]) -> None:
     assert calls
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("elements", [2**18, 2**14], ids=["whole", "pieces"])
+@pytest.mark.parametrize(
+    "sizes", [(150, 40, 9, 11), (200, 35, 32, 3), (65, 32, 16, 64), (1, 64, 5, 7), (300, 1, 33, 1)], ids=str
+)
+def test_the_joint_order(sizes: tuple[int, ...], elements: int, layout: Callable, joint_calls, monkeypatch) -> None:
+    """Both gradients; weights as they lie and copied in parts; and the same bits again, in results of any strides."""
+    room(monkeypatch, elements)
+    inputs, results = make("grad_inputs", torch.bfloat16, layout, **dict(zip("bpqr", sizes, strict=True)))
+    cpu.grad_inputs(*inputs, *results)
+    check("grad_inputs", inputs, results)
+    again = [(dense if layout is expanded else layout)(tuple(t.shape), t.dtype) for t in results]
+    cpu.grad_inputs(*inputs, *again)
+    assert all(torch.equal(a, b) for a, b in zip(results, again, strict=True))
+    assert joint_calls == ["grad_inputs"] * 2
+
+
+def test_the_joint_order_keeps_what_is_not_a_number_in_its_row(joint_calls: list[str]) -> None:
+    g, x, y = (torch.randn(70, n).bfloat16() for n in (40, 20, 31))
+    weight = torch.randn(40, 20, 31).bfloat16()
+    g[3, -1], x[5, -1], y[7, 0] = torch.nan, torch.inf, torch.nan
+    dx, dy = torch.empty_like(x), torch.empty_like(y)
+    cpu.grad_inputs(g, x, y, weight, dx, dy)
+    for found, reached in ((dx, (3, 7)), (dy, (3, 5))):
+        finite = [row for row in range(70) if row not in reached]
+        assert found[finite].isfinite().all()
+        assert not found[list(reached)].isfinite().any()
+    assert joint_calls == ["grad_inputs"]
+
+
+@pytest.mark.parametrize("L", [16, 1024])
+def test_the_joint_order_is_as_exact_as_einsum(L: int, joint_calls: list[str]) -> None:
+    tensors = leaves(L)
+    with tb.use_backend("torch"):
+        ours = errors(tb.bilinear, tensors)
+    theirs = errors(by_einsum, tensors)
+    assert joint_calls == ["grad_inputs"]
+    for name in ("grad x", "grad y"):
+        assert ours[name] <= 1.05 * theirs[name]
+
+
 @pytest.mark.parametrize("one_by_one", [False, True])
 @pytest.mark.parametrize("axes", WIDE, ids=str)
 def test_products_by_the_unit_and_one_by_one(axes, one_by_one: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,8 +163,7 @@ def test_products_by_the_unit_and_one_by_one(axes, one_by_one: bool, monkeypatch
 @pytest.mark.parametrize("sizes", [(150, 40, 9, 11), (97, 7, 32, 3), (70, 33, 16, 32)], ids=str)
 @pytest.mark.parametrize("name", ["contract", "grad_inputs"])
 def test_weights_copied_in_parts(name: str, sizes, layout: Callable, calls: list[str], monkeypatch) -> None:
-    monkeypatch.setattr(matrix_unit, "SMALL_COPY", 1)
-    monkeypatch.setattr(matrix_unit, "ENOUGH_OUTPUTS", 4)
+    room(monkeypatch, 2**13)
     inputs, results = make(name, torch.bfloat16, layout, **dict(zip("bpqr", sizes, strict=True)))
     getattr(cpu, name)(*inputs, *results)
     check(name, inputs, results)
@@ -185,31 +243,40 @@ def test_a_feature_that_is_not_a_number_stays_one_in_the_gradient_of_the_weight(
 def test_no_piece_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """None is too large, nor large with few rows; every sum has a length that the unit takes."""
     monkeypatch.undo()
-    seen = 0
+    seen = Counter()
+    few, many = (0, 2**22), (2**27, 3 * 2**21)  # what einsum holds, and the most that all buffers may
     for axes in ((1,), (24,), (31,), (32,), (65,), (100,), (1000,), (5000,), (6401,), (2**17,), (5, 16), (7, 33, 9)):
         batch = prod(axes)
-        for q, r in ((256, 256), (192, 256), (512, 512), (39, 39), (1, 512), (8, 128), (300, 170), (3, 5)):
-            for plan in unit_plans.contract_plans(axes, (48, q, r), (q * r, r, 1), (0, 1, 2)):
-                seen += 1
+        sizes = ((256, 256), (192, 256), (512, 512), (39, 39), (1, 512), (8, 128), (300, 170), (3, 5))
+        for (q, r), (held, most) in product(sizes, (few, many)):
+            weight = Weight((48, q, r), (q * r, r, 1), False, True)
+            for plan in unit_plans.contract_plans(axes, weight, (0, 1, 2), held):
+                seen["contract"] += 1
                 pieces = row_pieces(torch.empty(1).expand(*axes, 1), plan.rows)
                 assert plan.columns % 32 == 0
                 assert plan.columns >= q * r
                 assert plan.rows % 2 == plan.outputs % 2 == 0
+                assert plan.rows * plan.columns <= most
                 for rows in {piece.numel() for piece in pieces}:
-                    assert rows * plan.columns <= 2**20 or (rows > 32 and rows * plan.columns <= 2**22)
-            for plan in unit_plans.project_plans(batch, (48, q, r), (q * r, r, 1), (0, 1, 2)):
-                seen += 1
+                    assert rows > 32 or rows * plan.columns <= 2**20
+            for plan in unit_plans.project_plans(batch, weight, (0, 1, 2), held):
+                seen["project"] += 1
                 length, width = (-(-size // 32) * 32 for size in (q, r))
                 assert max(length, width) <= 2**15
                 assert plan.columns % width == 0
-                assert plan.rows * plan.columns <= 2**21
-                assert plan.outputs * length * width <= 2**20
-            for plan in unit_plans.weight_plans(batch, (48, q, r), (q * r, r, 1), (0, 1, 2)):
-                seen += 1
+                assert plan.rows * plan.columns + plan.outputs * length * width <= most
+            for plan in unit_plans.joint_plans(batch, weight, held):
+                seen["joint"] += 1
+                assert plan.columns % 32**2 == 0
+                assert plan.columns >= q * r
+                assert plan.rows * plan.columns <= most
+            for plan in unit_plans.weight_plans(batch, weight, (0, 1, 2), held):
+                seen["weight"] += 1
                 assert plan.rows % 32 == 0
                 assert batch <= plan.rows < batch + 32
-                assert plan.rows * plan.columns <= 2**21
-    assert seen > 100
+                assert plan.rows * (plan.columns + 48) <= most
+    assert min(seen.values()) > 30
+    assert len(seen) == 4
 
 
 # Each ended the process with a division by zero once: a product of 32 rows of 49152, as torch sees it.
@@ -237,9 +304,10 @@ def test_no_call_ends_the_process(code: str) -> None:
 
 def test_a_weight_too_large_for_a_piece_has_no_plan() -> None:
     sizes, strides = (2, 2050, 2049), (2, 4, 2050 * 2049 * 4)
-    assert not list(unit_plans.contract_plans((100,), sizes, strides, (0, 1, 2)))
-    budget = cpu_budget.Budget(2**19, 2**19)
-    assert orders.plan_contract((100,), Weight(sizes, strides, False, True), budget).order != "rounded"
+    weight = Weight(sizes, strides, False, True)
+    assert not list(unit_plans.contract_plans((100,), weight, (0, 1, 2), held=2**30))
+    budget = cpu_budget.Budget(2**19, 2**19, held=2**30)
+    assert orders.plan_contract((100,), weight, budget).order != "rounded"
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])
@@ -255,16 +323,20 @@ def test_what_is_infinite_stays_so(one_by_one: bool, calls: list[str], monkeypat
     assert (out[3] == torch.inf).all()
 
 
-def test_what_it_holds(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside results: pieces, the rows that go with one, and one factor or the weight."""
-    monkeypatch.setattr(matrix_unit, "LARGEST_PIECE", 2**17)
+def test_what_it_holds(calls: list[str]) -> None:
+    """Beside results no more than there is room for, oneDNN's own buffers left aside."""
     for name in ("contract", "grad_inputs", "grad_weight"):
         for batch in (1024, 4096):
             sizes = {"b": batch, "p": 48, "q": 32, "r": 28}
             results = sum(t.numel() for t in make(name, torch.bfloat16, **sizes)[1])
-            held = peak_of(name, batch, torch.bfloat16, p=48, q=32, r=28) - results
-            assert held <= 2**17 + 512 * 4 * 48 + max(48 * 32 * 32, 48 * batch), name
+            assert peak_of(name, batch, torch.bfloat16, p=48, q=32, r=28) - results <= 2**18, name
     assert set(calls) == {"contract", "grad_weight"}
+
+
+def test_what_the_joint_order_holds(joint_calls: list[str]) -> None:
+    results = 1024 * (32 + 28)
+    assert peak_of("grad_inputs", 1024, torch.bfloat16, p=48, q=32, r=28) - results <= 2**18
+    assert joint_calls == ["grad_inputs"]
 
 
 @pytest.mark.parametrize("weight", [torch.randn(3, 4, 5), torch.randn(3, 4, 5).half()], ids=["float32", "float16"])

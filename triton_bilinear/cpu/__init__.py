@@ -9,7 +9,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import features_first, joint, khatri_rao, matrix_unit, project, rounded, rounded_project, weight_grad, whole
+from . import (
+    features_first,
+    joint,
+    khatri_rao,
+    matrix_unit,
+    project,
+    rounded,
+    rounded_joint,
+    rounded_project,
+    weight_grad,
+    whole,
+)
 from .budget import Budget, budget_of, piece_elements
 from .costs import Plan, Weight
 from .huge_pages import advise
@@ -30,9 +41,11 @@ __all__ = [
 
 _ORDERS = {
     "features_first": features_first,
+    "joint": joint,
     "khatri_rao": khatri_rao,
     "project": project,
     "rounded": rounded,
+    "rounded_joint": rounded_joint,
     "rounded_project": rounded_project,
     "weight": weight_grad,
 }
@@ -50,10 +63,7 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
     if _empty(out, weight, bias):
         return
     u, v, out = flatten_batch(u, v, out)
-    plan = _plan_contract(out, weight)
-    if plan.axes == (0, 2, 1):
-        u, v, weight = v, u, weight.mT
-    _ORDERS[plan.order].contract(u, v, weight, bias, out, plan)
+    _contract(u, v, weight, bias, out, _plan_contract(out, weight, _budget(out, weight)))
 
 
 def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, kept: Tensor) -> None:
@@ -88,12 +98,14 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
         return
     g, x, y, out_x, out_y = flatten_batch(g, x, y, out_x, out_y)
     for_x, for_y = weight.transpose(0, 1), weight.permute(2, 0, 1)
-    one = plan_joint(_rows(g), _seen(weight), _budget(g, weight))
-    if _plan_contract(out_x, for_x).cost + _plan_contract(out_y, for_y).cost < one.cost:
-        contract(g, y, for_x, None, out_x)
-        contract(g, x, for_y, None, out_y)
+    budget = _budget(g, weight)
+    one = plan_joint(_rows(g), _seen(weight), budget)
+    plan_x, plan_y = _plan_contract(out_x, for_x, budget), _plan_contract(out_y, for_y, budget)
+    if plan_x.cost + plan_y.cost < one.cost:
+        _contract(g, y, for_x, None, out_x, plan_x)
+        _contract(g, x, for_y, None, out_y, plan_y)
     else:
-        joint.grad_inputs(g, x, y, weight, out_x, out_y, one)
+        _ORDERS[one.order].grad_inputs(g, x, y, weight, out_x, out_y, one)
 
 
 def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
@@ -114,8 +126,14 @@ def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
     _ORDERS[plan.order].grad_weight(alone, outer, inner, out.permute(plan.axes), plan)
 
 
-def _plan_contract(out: Tensor, weight: Tensor) -> Plan:
-    return plan_contract(tuple(out.shape[:-1]), _seen(weight), _budget(out, weight))
+def _plan_contract(out: Tensor, weight: Tensor, budget: Budget) -> Plan:
+    return plan_contract(tuple(out.shape[:-1]), _seen(weight), budget)
+
+
+def _contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, plan: Plan) -> None:
+    if plan.axes == (0, 2, 1):
+        u, v, weight = v, u, weight.mT
+    _ORDERS[plan.order].contract(u, v, weight, bias, out, plan)
 
 
 def _budget(rows: Tensor, weight: Tensor) -> Budget:

@@ -29,12 +29,21 @@ MANY_ROWS = 1024
 VECTOR = 16
 
 
+# In half precision, where einsum holds more elements than this, a buffer of float32 is no more than one part of those.
+MANY = 2**23
+ONE_PART_OF_HELD = 36
+
+
 class Budget(NamedTuple):
-    """Elements of each buffer of a call, and of the one that holds what lies between two products; and the threads."""
+    """Elements of each buffer of a call, and of the one that holds what lies between two products; and the threads.
+
+    held: elements that einsum holds of a step (see `held_by_einsum`).
+    """
 
     buffer: int
     product: int
     threads: int = 1
+    held: int = 0
 
 
 def piece_elements(device: torch.device) -> int:
@@ -43,13 +52,27 @@ def piece_elements(device: torch.device) -> int:
 
 
 def budget_of(device: torch.device, dtype: torch.dtype, rows: int, sizes: Sizes) -> Budget:
-    """For a contraction of so many rows with a weight of these sizes and dtype."""
-    buffer, threads = piece_elements(device), threads_of(device)
-    if device.type != "cpu" or dtype != torch.float32:
-        return Budget(buffer, buffer, threads)
+    """For a contraction of so many rows in a step whose weight has these sizes (L, M, N) and this dtype."""
+    buffer, threads, held = piece_elements(device), threads_of(device), held_by_einsum(rows, sizes)
+    if device.type != "cpu" or dtype == torch.float64:
+        return Budget(buffer, buffer, threads, held)
+    if dtype != torch.float32:
+        buffer = min(buffer, held // ONE_PART_OF_HELD) if held > MANY else buffer
+        return Budget(buffer, buffer, threads, held)
     p, q, r = sizes
     allowed = min(p * q * r, rows * min(p * q, p * r, q * r) // ONE_PART_OF)
-    return Budget(buffer, min(max(buffer, allowed), TIMES_AS_LARGE * buffer), threads)
+    return Budget(buffer, min(max(buffer, allowed), TIMES_AS_LARGE * buffer), threads, held)
+
+
+def held_by_einsum(rows: int, sizes: Sizes) -> int:
+    """Elements that einsum holds of a step, in the order that holds least of what grows with the rows.
+
+    That is what lies between its two products and more: the products of x and y three times, or a projection and its
+    gradient, or a projection and a copy of the weight.
+    """
+    outputs, m, n = sizes
+    projection = rows * outputs * min(m, n)
+    return min(3 * rows * m * n, max(2 * projection, projection + outputs * m * n))
 
 
 def padded_share(rows: int, threads: int) -> tuple[int, int]:

@@ -52,8 +52,12 @@ class Weight(NamedTuple):
     unit: bool = False
 
     def lies_as(self, axes: Sizes) -> bool:
-        """Whether a product of these values takes it as it lies, as a matrix of one axis and two fused ones."""
-        return self.as_stored and is_matrix(self.sizes, self.strides, axes)
+        """Whether a product of accumulated values takes it as it lies, as a matrix of one axis and two fused ones."""
+        return self.as_stored and self.is_matrix(axes)
+
+    def is_matrix(self, axes: Sizes) -> bool:
+        """The same of a product of its own dtype."""
+        return is_matrix(self.sizes, self.strides, axes)
 
     @property
     def converted(self) -> int:

@@ -13,17 +13,22 @@ from math import gcd
 import torch
 from torch import Tensor
 
-# Elements of a product that two cores keep in their caches, and of the largest; of a weight that may always be copied,
-# and of the largest factor that is; rows of a piece beyond which more are no faster.
+from .budget import MANY
+
+# Elements of all buffers of a call: where einsum holds few, and else one part of those, or at most.
+FEW = 2**22
+ONE_PART_OF = 8.5
+MOST = 3 * 2**21
+# Of these oneDNN takes some for itself: so many for each product, and so many for each element of a sum.
+SCRATCH = 2**17
+SCRATCH_OF_SUM = 48
+
+# Elements of a product that two cores keep in their caches; rows of a piece beyond which more are no faster.
 PIECE = 2**21
-LARGEST_PIECE = 2**22
-SMALL_COPY = 2**20
-LARGEST_FACTOR = 2**21
 MOST_ROWS = 512
 
-# Rows and outputs that keep the unit busy.
+# Rows that keep the unit busy.
 FEWEST_ROWS = 48
-ENOUGH_OUTPUTS = 64
 
 # Multiply-adds of bfloat16 that take as long as one of float32, on a Xeon with AMX.
 SPEED = 3.0
@@ -34,6 +39,9 @@ SPEED = 3.0
 SUM = 32
 FEW_ROWS = 32
 FEW_ELEMENTS = 2**20
+# Of longer sums oneDNN keeps parts in float32 beside the result, for each thread and with the result's strides: of a
+# part of a matrix that is more than the matrix.
+LONGEST_IN_PLACE = 1024
 # Of a sum of which products of any number of rows can be made.
 LONGEST = FEW_ELEMENTS // FEW_ROWS
 
@@ -48,6 +56,12 @@ def _is_there() -> bool:
     return torch.backends.mkldnn.is_available() and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
+def room(held: int, longest_sum: int) -> int:
+    """Elements of our buffers in a call of which einsum would hold so many, with sums of this length."""
+    most = FEW if held <= MANY else min(MOST, int(held / ONE_PART_OF))
+    return most - SCRATCH - SCRATCH_OF_SUM * longest_sum
+
+
 def padded(outer: int, inner: int) -> int:
     """The least width >= inner for which sums over (outer, width) have a length that the unit takes."""
     unit = SUM // gcd(SUM, outer)
@@ -60,5 +74,5 @@ def even(rows: int) -> int:
 
 
 def can_be_a_piece(rows: int, columns: int) -> bool:
-    """Whether a left operand of a product is small enough, for a piece and for one of few rows."""
-    return rows * columns <= (LARGEST_PIECE if rows > FEW_ROWS else FEW_ELEMENTS)
+    """Whether a left operand of a product may have so many columns, for it is small where it has few rows."""
+    return rows > FEW_ROWS or rows * columns <= FEW_ELEMENTS

@@ -96,8 +96,8 @@ def plan_contract(axes_of_batch: tuple[int, ...], weight: Weight, budget: Budget
         for order in (_khatri_rao, _features_first, _project):
             plans += order(batch, weight, axes, budget)
         if weight.unit:
-            plans += unit_plans.contract_plans(axes_of_batch, weight.sizes, weight.strides, axes)
-            plans += unit_plans.project_plans(batch, weight.sizes, weight.strides, axes)
+            plans += unit_plans.contract_plans(axes_of_batch, weight, axes, budget.held)
+            plans += unit_plans.project_plans(batch, weight, axes, budget.held)
     return _cheapest(plans)
 
 
@@ -113,6 +113,8 @@ def plan_joint(batch: int, weight: Weight, budget: Budget) -> Plan:
         if not in_place:
             cost += _copies(batch, rows, columns, q * r) * COPY * p * q * r
         plans.append(Plan("joint", (0, 1, 2), rows, columns, cost))
+    if weight.unit:
+        plans += unit_plans.joint_plans(batch, weight, budget.held)
     return _cheapest(plans)
 
 
@@ -124,7 +126,7 @@ def plan_weight(batch: int, weight: Weight, budget: Budget) -> Plan:
         for order in (_together, _apart, _features_first_weight):
             plans += order(batch, weight, axes, budget)
         if weight.unit:
-            plans += unit_plans.weight_plans(batch, weight.sizes, weight.strides, axes)
+            plans += unit_plans.weight_plans(batch, weight, axes, budget.held)
     return _cheapest(plans)
 
 

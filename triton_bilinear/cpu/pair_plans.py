@@ -58,15 +58,20 @@ def plan_pairwise(x: Tensor, y: Tensor, weight: Tensor) -> PairwisePlan | None:
         return None
     (batch, s, _), t = x.shape, y.shape[1]
     m, n = unit.padded(1, weight.shape[1]), unit.padded(1, weight.shape[2])
-    rows = min(unit.MOST_ROWS, batch * s, unit.LARGEST_PIECE // max(n, t))
+    room = _room(weight, batch * s, max(m, n))
+    part = room // 8
+    rows = min(unit.MOST_ROWS, batch * s, part // (m + max(n, t)))
     if (
         rows < min(unit.FEWEST_ROWS, batch * s)
+        or max(m, t) * n > part
         or max(m, n) > unit.LONGEST
         or not _pays(weight, batch, s, t, pair_work(s, t, m, n))
     ):
         return None
-    outputs = max(1, unit.PIECE // (rows * max(n, t)))
-    return PairwisePlan(rows, max(1, unit.PIECE // (t * n)), outputs, max(1, unit.SMALL_COPY // (m * n)), m, n)
+    samples = min(batch, part // (t * n))
+    outputs = max(1, min(weight.shape[0], 6 * part // (rows * (n + t))))
+    copied = (room - rows * m - samples * t * n - rows * outputs * (n + t)) // (m * n)
+    return PairwisePlan(rows, samples, outputs, max(1, copied), m, n)
 
 
 def plan_grad_x(g: Tensor, y: Tensor, weight: Tensor) -> GradXPlan | None:
@@ -76,20 +81,23 @@ def plan_grad_x(g: Tensor, y: Tensor, weight: Tensor) -> GradXPlan | None:
     batch, outputs, s, plain_t = g.shape
     m, plain_n = weight.shape[1:]
     t, n = unit.padded(1, plain_t), unit.padded(outputs, plain_n)
-    rows = min(unit.MOST_ROWS, batch * s, unit.LARGEST_PIECE // (outputs * max(n, t)))
+    room = _room(weight, batch * s, outputs * n)
+    part = room // 8
+    rows = min(unit.MOST_ROWS, batch * s, 6 * part // (outputs * (n + t)))
     if (
         rows < min(unit.FEWEST_ROWS, batch * s)
+        or max(outputs, t) * n > part
         or t > unit.LONGEST
         or not _pays(weight, batch, s, plain_t, pair_work(s, t, m, n))
     ):
         return None
-    samples = max(1, min(unit.PIECE // (t * n), rows // s))
+    samples = max(1, min(part // (t * n), rows // s))
     lengths = product(span_lengths(batch, samples), span_lengths(s, rows))
     if not all(unit.can_be_a_piece(some * each, outputs * n) for some, each in lengths):
         return None
-    room = max(unit.SMALL_COPY, min(unit.LARGEST_PIECE, unit.ENOUGH_OUTPUTS * outputs * n))
     in_place = n == plain_n and is_matrix(weight.shape, weight.stride(), (1, 0, 2))
-    return GradXPlan(rows, samples, m if in_place else max(1, room // (outputs * n)), t, n)
+    copied = (room - samples * t * n) // (outputs * n) - rows * (n + t) // n
+    return GradXPlan(rows, samples, m if in_place else max(1, copied), t, n)
 
 
 def plan_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> GradWeightPlan | None:
@@ -98,12 +106,21 @@ def plan_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> GradWeight
         return None
     (batch, s, m), (plain_t, n) = x.shape, y.shape[1:]
     length, t = unit.padded(1, batch * s), unit.padded(1, plain_t)
-    outputs = min(unit.PIECE // length, unit.LARGEST_PIECE // m) // n
-    if not outputs or t > unit.LONGEST or m <= unit.FEW_ROWS or m * length > unit.LARGEST_FACTOR:
+    room = _room(out, batch * s, length)
+    samples = max(1, min(batch, room // 8 // (t * n)))
+    outputs = (room - m * length - samples * t * n) // (n * (length + m) + samples * s * t)
+    if outputs <= 0 or t > unit.LONGEST or m <= unit.FEW_ROWS:
         return None
     if not _pays(out, batch, s, plain_t, pair_work(s, t, m, n)):
         return None
-    return GradWeightPlan(length, max(1, unit.PIECE // (t * max(n, s * outputs))), outputs, t)
+    return GradWeightPlan(length, samples, outputs, t)
+
+
+def _room(weight: Tensor, rows: int, longest_sum: int) -> int:
+    """Elements of a call's buffers; einsum keeps z, and its gradient or a copy of the weight."""
+    outputs, _, n = weight.shape
+    whole = rows * outputs * n
+    return unit.room(max(2 * whole, whole + weight.numel()), longest_sum)
 
 
 def _pays(weight: Tensor, batch: int, s: int, t: int, work: int) -> bool:

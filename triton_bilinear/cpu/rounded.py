@@ -7,6 +7,7 @@ from torch import Tensor
 
 from . import unit_plans
 from .costs import Plan
+from .matrix_unit import LONGEST_IN_PLACE
 from .padded import sides, transposed
 from .pieces import row_pieces, spans
 from .workspace import Workspace
@@ -39,10 +40,13 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
     left = transposed(workspace, "alone", alone, alone.shape[-1], plan.rows)
     right, width = workspace.matrix("inner", inner), inner.shape[-1]
     for o in spans(outer.shape[-1], plan.columns // width):
-        target = workspace.fused_target("out", out[:, o])
-        middle = workspace.matrix("outer", outer[..., o])
+        tile, middle = out[:, o], workspace.matrix("outer", outer[..., o])
+        if tile.is_contiguous() or plan.rows <= LONGEST_IN_PLACE:
+            target = workspace.fused_target("out", tile)
+        else:
+            target = workspace.take("out", len(tile), tile[0].numel())
         torch.mm(left, _multiply(workspace, middle, right, plan.rows, width), out=target)
-        workspace.store(out[:, o], target)
+        workspace.store(tile, target)
 
 
 def _multiply(workspace: Workspace, outer: Tensor, inner: Tensor, rows: int, width: int) -> Tensor:

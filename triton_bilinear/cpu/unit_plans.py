@@ -1,6 +1,6 @@
-"""Plans for a CPU's matrix unit (see `matrix_unit`), in the Khatri-Rao order and in project-then-dot.
+"""Plans for a CPU's matrix unit (see `matrix_unit`): the Khatri-Rao order, project-then-dot and the joint order.
 
-A piece holds whole sums: all products of its rows, or the whole projections of some outputs.
+A piece holds whole sums: all products of its rows, the whole projections of some outputs, or all of g times the weight.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from math import prod
 
 from . import matrix_unit as unit
-from .costs import COPY, Plan, Sizes, is_matrix
+from .costs import COPY, Plan, Sizes, Weight
 from .pieces import piece_lengths
 
 # Multiply-adds of the float32 product that take as long as ... (all measured on a Xeon with AMX)
 ONE_BY_ONE = 20.0  # one element of the products of two rows, multiplied one by one
 LEFT_OVER = 150.0  # one of those at the end of a row that do not fill a vector
 BY_UNIT = 12.0  # the same by the unit, a product of matrices for each row; or of dot products of each row
+DOT_OF_ALL = 28.0  # one multiply-add of the joint order's dot products, of what another core has made
 ROW = 20e3  # what is fixed for each such row
 SHORT_SUM = 32.0  # what is fixed for each sum, of bfloat16
 TRANSPOSED = 150.0  # one element of a copied weight whose inner axis is another
@@ -24,71 +25,120 @@ UNIT_CALL = 2.5e6  # what is fixed for each product of the unit
 # Elements of the vectors in which torch multiplies them.
 VECTOR = 32
 
-# Rows of a piece that holds all products of them.
-ROWS = (64, unit.FEWEST_ROWS)
-
 # Dot products of fewer outputs take the unit longer than float32.
 FEWEST_OUTPUTS = 4
 
 
-def contract_plans(axes_of_batch: tuple[int, ...], sizes: Sizes, strides: Sizes, axes: Sizes) -> Iterator[Plan]:
-    """Those with these axes (p, q, r), for out[b, p] = sum u[b, q] v[b, r] T[p, q, r]."""
-    p, q, r = (sizes[axis] for axis in axes)
-    width = unit.padded(q, r)
-    columns, batch = q * width, prod(axes_of_batch)
-    if columns > unit.LARGEST_PIECE:
-        return
-    in_place = width == r and is_matrix(sizes, strides, axes)
-    dense = 1 in (strides[axes[0]], strides[axes[2]])
-    # What einsum holds of a step is a few times as large as the products of all rows.
-    room = max(unit.SMALL_COPY, min(unit.LARGEST_PIECE, max(unit.ENOUGH_OUTPUTS, batch // 8) * columns))
-    parts = 1 if in_place else -(-p * columns // room)
-    outputs = unit.even(-(-p // parts))
-    # The more rows of a piece the fewer copies.
-    for fewest in ROWS if parts == 1 else (unit.LARGEST_PIECE // columns, *ROWS):
-        rows = unit.even(-(-batch // -(-batch // max(fewest, unit.PIECE // columns))))
-        if not all(unit.can_be_a_piece(length, columns) for length in piece_lengths(axes_of_batch, rows)):
-            continue
-        pieces = -(-batch // rows)
-        products = batch * p * columns / _rate(rows, outputs, few=16) + batch * _products(q, width)
-        copied = 0 if in_place else p * columns * (pieces if parts > 1 else 1)
-        cost = products + pieces * parts * UNIT_CALL + copied * (COPY if dense else TRANSPOSED)
-        yield Plan("rounded", axes, rows, columns, cost, outputs)
+def contract_plans(axes_of_batch: tuple[int, ...], weight: Weight, axes: Sizes, held: int) -> Iterator[Plan]:
+    """Those with these axes (p, q, r), for out[b, p] = sum u[b, q] v[b, r] T[p, q, r]. held: see `Budget`."""
+    p, q, r = (weight.sizes[axis] for axis in axes)
+    width, batch = unit.padded(q, r), prod(axes_of_batch)
+    columns = q * width
+    room = unit.room(held, columns)
+    factors = 2 * (q + width) if multiplies_rows(q, r) else 0
+    in_place = width == r and weight.is_matrix(axes)
+    for outputs in [p] if in_place else _parts(p, columns, room):
+        copied = 0 if in_place else outputs * columns
+        most = (room - copied) // (columns + p + factors)
+        for rows in _rows(batch, columns, most, again=copied > 0 and outputs < p):
+            if not all(unit.can_be_a_piece(length, columns) for length in piece_lengths(axes_of_batch, rows)):
+                continue
+            pieces, parts = -(-batch // rows), -(-p // outputs)
+            cost = batch * p * columns / _rate(rows, outputs, few=16) + batch * _products(q, width)
+            cost += pieces * parts * UNIT_CALL
+            if copied:
+                cost += p * columns * (pieces if parts > 1 else 1) * _copied(weight, axes)
+            yield Plan("rounded", axes, rows, columns, cost, outputs)
 
 
-def project_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Iterator[Plan]:
+def _parts(outputs: int, columns: int, room: int) -> Iterator[int]:
+    """Of how many outputs a weight may be copied at a time, an even number: what half or a quarter of room holds."""
+    for share in (2, 4):
+        if (most := room // share // columns // 2 * 2) > 0:
+            yield unit.even(-(-outputs // -(-outputs // most)))
+
+
+def _rows(batch: int, columns: int, most: int, again: bool) -> set[int]:
+    """Even numbers of rows of a piece, at most so many: as many as caches hold.
+
+    Or as there is room for, where the weight is copied again for each piece.
+    """
+    most -= most % 2
+    cached = min(most, max(unit.FEWEST_ROWS, unit.PIECE // columns // 2 * 2))
+    return {unit.even(-(-batch // -(-batch // rows))) for rows in (cached, most if again else cached) if rows > 0}
+
+
+def project_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterator[Plan]:
     """At most one with these axes (p, q, r), for out[b, p] = sum_r v[b, r] sum_q u[b, q] T[p, q, r]."""
-    p, q, r = (sizes[axis] for axis in axes)
-    q, r = unit.padded(1, q), unit.padded(1, r)
-    rows = min(batch, unit.MOST_ROWS)
-    if p < FEWEST_OUTPUTS or max(q, r) > unit.LONGEST:
+    p, plain_q, plain_r = (weight.sizes[axis] for axis in axes)
+    q, r = unit.padded(1, plain_q), unit.padded(1, plain_r)
+    room, beside = unit.room(held, q), q + r + 2 * p
+    rows = min(batch, unit.MOST_ROWS, room // (4 * beside))
+    if p < FEWEST_OUTPUTS or max(q, r) > unit.LONGEST or rows <= 0:
         return
+    in_place = (q, r) == (plain_q, plain_r) and weight.is_matrix((axes[1], axes[0], axes[2]))
     # Where p is dense a part of it is the inner axis of a copy: the longer the better.
-    inner = strides[axes[0]] == 1
-    columns = min(p, max(1, (unit.LARGEST_PIECE if inner else unit.PIECE // 2) // (rows * r))) * r
-    copied = max(1, min(columns, unit.SMALL_COPY // q) // r)
-    pieces, parts = -(-batch // rows), -(-p * r // columns)
-    products = batch * p * r * (q + SHORT_SUM) / _rate(rows, copied * r, few=16)
-    dots = batch * (p * r * BY_UNIT + parts * ROW)
-    dense = 1 in (strides[axes[0]], strides[axes[2]])
-    copies = p * q * r * pieces * (COPY * (1 + SHORT_RUN * r / columns * inner) if dense else TRANSPOSED)
-    cost = products + dots + copies + pieces * -(-p // copied) * UNIT_CALL
-    yield Plan("rounded_project", axes, rows, columns, cost, copied)
-
-
-def weight_plans(batch: int, sizes: Sizes, strides: Sizes, axes: Sizes) -> Iterator[Plan]:
-    """At most one with these axes (alone, outer, inner), for the gradient of a weight; all of the batch is a piece."""
-    alone, outer, inner = (sizes[axis] for axis in axes)
-    rows = unit.padded(1, batch)
-    columns = min(unit.PIECE // rows, unit.LARGEST_PIECE // alone) // inner * inner
-    if alone <= unit.FEW_ROWS or not columns or alone * rows > unit.LARGEST_FACTOR:
+    inner = weight.strides[axes[0]] == 1
+    outputs = min(p, (room - rows * beside) // (r * (rows + (0 if in_place else q))))
+    if not inner:
+        outputs = min(outputs, unit.PIECE // 2 // (rows * r))
+    if outputs <= 0:
         return
-    pieces = -(-outer * inner // columns)
-    dense = strides[axes[2]] == 1
-    copied = 0 if dense and is_matrix(sizes, strides, axes) else alone * outer * inner
+    columns = outputs * r
+    pieces, parts = -(-batch // rows), -(-p * r // columns)
+    cost = batch * p * r * (q + SHORT_SUM) / _rate(rows, outputs * r, few=16)
+    cost += batch * (p * r * BY_UNIT + parts * ROW) + pieces * -(-p // outputs) * UNIT_CALL
+    if not in_place:
+        cost += p * q * r * pieces * _copied(weight, axes) * (1 + SHORT_RUN * r / columns * inner)
+    yield Plan("rounded_project", axes, rows, columns, cost, outputs)
+
+
+def joint_plans(batch: int, weight: Weight, held: int) -> Iterator[Plan]:
+    """Those for both gradients of the inputs from g times the weight (p, q, r)."""
+    p, q, r = weight.sizes
+    length, outer, inner = (unit.padded(1, size) for size in weight.sizes)
+    columns, room = outer * inner, unit.room(held, length)
+    if max(length, outer, inner) > unit.LONGEST:
+        return
+    in_place = (length, inner) == (p, r) and weight.is_matrix((0, 1, 2))
+    for features in [q] if in_place else _parts(q, length * inner, room):
+        copied = 0 if in_place else features * length * inner
+        most = (room - copied) // (columns + length + 2 * (outer + inner))
+        for rows in _rows(batch, columns, most, again=copied > 0):
+            pieces, parts = -(-batch // rows), -(-q // features)
+            cost = batch * columns * (length + SHORT_SUM) / _rate(rows, features * inner, few=16)
+            cost += 2 * batch * (columns * DOT_OF_ALL + ROW) + pieces * (parts + 2) * UNIT_CALL
+            if copied:
+                cost += length * q * inner * pieces * _copied(weight, (0, 1, 2))
+            yield Plan("rounded_joint", (0, 1, 2), rows, columns, cost, features)
+
+
+def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterator[Plan]:
+    """At most one with these axes (alone, outer, inner), for the gradient of a weight; all of the batch is a piece."""
+    alone, outer, inner = (weight.sizes[axis] for axis in axes)
+    rows = unit.padded(1, batch)
+    # In pieces a long sum goes through a dense buffer (see `rounded`).
+    dense = weight.strides[axes[2]] == 1
+    in_place = dense and weight.is_matrix(axes)
+    copied = alone if rows > unit.LONGEST_IN_PLACE or not in_place else 0
+    room = unit.room(held, 0) - rows * (alone + inner)  # copies of two factors
+    # Of `outer`; oneDNN takes up to three quarters of what the products of x and y are for itself.
+    most = min(outer, unit.PIECE // 2 // rows // inner, room // (7 * inner // 4 * rows + inner * copied))
+    if most > 0 and multiplies_rows(most, inner):
+        most = min(most, (room - 2 * rows * inner) // ((7 * inner // 4 + 2) * rows + inner * copied))
+    if most <= 0 or alone <= unit.FEW_ROWS:
+        return
+    columns = most * inner
+    pieces = -(-outer // most)
     products = batch * pieces * _products(-(-outer // pieces), inner)
     cost = batch * alone * outer * inner / _rate(alone, columns, few=32) + products + pieces * UNIT_CALL
-    yield Plan("rounded", axes, rows, columns, cost + copied * (COPY if dense else TRANSPOSED))
+    cost += copied * outer * inner * (COPY if dense else TRANSPOSED)
+    yield Plan("rounded", axes, rows, columns, cost)
+
+
+def _copied(weight: Weight, axes: Sizes) -> float:
+    """What it costs to copy an element of a weight (p, q, r), one of whose p and r becomes the inner axis."""
+    return COPY if 1 in (weight.strides[axes[0]], weight.strides[axes[2]]) else TRANSPOSED
 
 
 def _rate(rows: int, columns: int, few: float) -> float:

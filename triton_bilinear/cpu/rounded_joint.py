@@ -1,0 +1,28 @@
+"""The joint order in bfloat16 on a CPU's matrix unit: g times the weight rounded once, every sum whole."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .costs import Plan
+from .matrix_unit import padded
+from .padded import padded_rows
+from .pieces import row_pieces
+from .rounded_project import project
+from .workspace import Workspace
+
+
+def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, out_y: Tensor, plan: Plan) -> None:
+    """out_x[..., m] = sum_n G[..., m, n] y[..., n] and out_y[..., n] = sum_m G[..., m, n] x[..., m], G = g . weight."""
+    work = Workspace(g, rounded=True)
+    length, m, n = (padded(1, size) for size in weight.shape)
+    pieces = (row_pieces(t, plan.rows) for t in (g, x, y, out_x, out_y))
+    for left, rows_x, rows_y, piece_x, piece_y in zip(*pieces, strict=True):
+        left = padded_rows(work, "g", left, length)
+        tile = project(work, left, weight.transpose(0, 1), m, n, plan.outputs * n)
+        columns, row = padded_rows(work, "y", rows_y, n).unsqueeze(2), padded_rows(work, "x", rows_x, m).unsqueeze(1)
+        product = torch.bmm(tile, columns, out=work.take("product", len(left), m, 1))
+        piece_x.copy_(product[:, : weight.shape[1], 0].view(piece_x.shape))
+        product = torch.bmm(row, tile, out=work.take("product", len(left), 1, n))
+        piece_y.copy_(product[:, 0, : weight.shape[2]].view(piece_y.shape))
