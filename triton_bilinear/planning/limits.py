@@ -21,8 +21,13 @@ _REGISTERS = {
 }
 
 # The share of those that is left where an element of an operand takes two registers, where both operands are held in
-# two parts (tf32x3), or whole, for products without matrix instructions.
-_FLOAT64, _TWO_PARTS, _WHOLE = 0.7, 0.45, 0.45
+# two parts (tf32x3), or whole, for products without matrix instructions; and where tcgen05, which takes operands of 32
+# bits in one order only, has to be given others by way of registers.
+_FLOAT64, _TWO_PARTS, _WHOLE, _TURNED = 0.7, 0.45, 0.45, 0.7
+
+# Without matrix instructions a thread holds its rows and its columns of both operands through the depth of the tile.
+# What `registers` and those may come to, in the kernels whose operands are long beside their result.
+_WITH_OPERANDS = {"khatri_rao": 210, "project": 210}
 
 
 def matrix_unit(config: Config, device: DeviceSpec, dtype: str) -> str:
@@ -67,6 +72,13 @@ def loads(config: Config, dtype: str, vectors: tuple[int, int], held: bool = Fal
 def registers(config: Config, dtype: str, vectors: tuple[int, int], held: bool = False) -> int:
     """Registers of a thread that live through the loop: accumulators, and two for each address."""
     return accumulators(config, dtype) + 2 * loads(config, dtype, vectors, held)
+
+
+def _operands(config: Config, dtype: str) -> int:
+    """Registers of a thread that multiplies without matrix instructions: its part of both operands."""
+    rows, columns, depth = product_shape(config)
+    side = (rows * columns / (32 * config.num_warps)) ** 0.5  # of a thread's part of the result, were it square
+    return int(2 * side * depth * itemsize(dtype) / 4)
 
 
 def shared_bytes(
@@ -158,12 +170,17 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
         return False  # 64 rows cost the asynchronous unit no more time than fewer rows cost the other one
     needed = registers(config, problem.dtype, reads(config, problem, order), held)
     if isinstance(problem, GradInputsProblem) and not held:
-        needed += 8  # one more loop around the product
+        needed += 8 + config["L"] // 128  # one more loop around the product
     if isinstance(problem, ContractProblem) and problem.keep:
         needed += 2 * accumulators(config, problem.dtype)  # stored in every step, each with an address of its own
     most = _REGISTERS[config.kernel][matrix_unit(config, device, problem.dtype)]
-    if needed > most * _share(device, problem):
+    if needed > most * _share(config, device, problem):
         return False
+    one_by_one = not uses_matrix_unit(device, problem.dtype, problem.precision)
+    if one_by_one and config.kernel in _WITH_OPERANDS:
+        needed += _operands(config, problem.dtype)
+        if needed > _WITH_OPERANDS[config.kernel]:
+            return False
     return shared_bytes(config, device, problem.dtype, held, problem.precision) <= device.shared_memory
 
 
@@ -180,9 +197,12 @@ def may_split(config: Config, device: DeviceSpec, problem: ContractProblem) -> b
     )
 
 
-def _share(device: DeviceSpec, problem: Problem) -> float:
+def _share(config: Config, device: DeviceSpec, problem: Problem) -> float:
     if not uses_matrix_unit(device, problem.dtype, problem.precision):
         return _WHOLE
     if problem.dtype == "float64":
         return _FLOAT64
-    return _TWO_PARTS if problem.precision == "tf32x3" else 1.0
+    if problem.precision == "tf32x3":
+        return _TWO_PARTS
+    turned = config.kernel == "grad_inputs" and matrix_unit(config, device, problem.dtype) == "tcgen05"
+    return _TURNED if turned and problem.dtype == "float32" else 1.0
