@@ -27,7 +27,7 @@ _FLOAT64, _TWO_PARTS, _WHOLE, _TURNED = 0.7, 0.45, 0.45, 0.7
 
 # Without matrix instructions a thread holds its rows and its columns of both operands through the depth of the tile.
 # What `registers` and those may come to, in the kernels whose operands are long beside their result.
-_WITH_OPERANDS = {"khatri_rao": 208, "project": 208}
+_WITH_OPERANDS = {"khatri_rao": 195, "project": 195}
 
 
 def matrix_unit(config: Config, device: DeviceSpec, dtype: str) -> str:
