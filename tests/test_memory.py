@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import triton_bilinear as tb
-from triton_bilinear.benchmark.cases import ROWS, Case, draw
+from triton_bilinear.benchmark.cases import PAIRS, ROWS, Case, draw
 from triton_bilinear.benchmark.memory import extra_bytes
 from triton_bilinear.benchmark.rivals import EINSUM_ORDERS, OURS, rivals
 from triton_bilinear.cpu import matrix_unit
@@ -120,6 +120,29 @@ def test_half_precision_takes_an_eighth_of_what_einsum_takes(sizes: tuple[int, .
     monkeypatch.setattr(matrix_unit, "serves", lambda tensor: unit)
     ours, einsums = extra_beside_einsum(sizes, "bfloat16")
     assert 8 * ours <= einsums
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"b": 1, "s": 1, "t": 1, "l": 64, "m": 1024, "n": 1024},
+        {"b": 1, "s": 16, "t": 16, "l": 32, "m": 1024, "n": 1024},
+        {"b": 1, "s": 1, "t": 1, "l": 1000, "m": 64, "n": 1000},
+        {"b": 1, "l": 1, "m": 4000, "n": 4000},
+        {"b": 8192, "l": 33, "m": 1000, "n": 1},
+        {"b": 100000, "l": 1, "m": 600, "n": 2},
+    ],
+    ids=lambda sizes: str(tuple(sizes.values())),
+)
+@pytest.mark.parametrize("unit", [True, False], ids=["with a matrix unit", "without"])
+def test_nothing_large_is_converted(sizes: dict[str, int], unit: bool, monkeypatch) -> None:
+    """Few rows or pairs of large weights, many rows of a small one, in bfloat16: neither is copied whole."""
+    monkeypatch.setattr(matrix_unit, "serves", lambda tensor: unit and tensor.dtype == torch.bfloat16)
+    case = Case("", PAIRS if "s" in sizes else ROWS, sizes, sizes["b"], "bfloat16", gradients=("x", "y", "weight"))
+    device = torch.device("cpu")
+    ours, *_ = rivals(case, device)
+    extra = extra_bytes(ours.build(case, draw(case, device)), device)
+    assert max(extra["forward"], extra["backward"]) <= 14 * 2**20
 
 
 @pytest.mark.parametrize("sizes", [(128, 64, 32, 32)], ids=str)

@@ -1,8 +1,9 @@
 """The primitives through torch's own matrix products, in pieces that fit the caches.
 
 For every device without Triton. Each function writes its results into tensors that the caller made; inputs and results
-may have any strides, with features on the last axis. Sums are accumulated in float32 (float64 for float64) and
-rounded once. Beside the results a call takes a workspace of bounded size, whatever the batch.
+may have any strides, with features on the last axis. Sums are accumulated in float32 (float64 for float64) and rounded
+once; on a matrix unit what lies between two products is too (see `matrix_unit`). Beside the results a call takes a
+workspace of bounded size, whatever the batch.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
 
 
 def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, kept: Tensor) -> None:
-    """As `contract`, and kept[..., p, r] = sum_q u[..., q] weight[p, q, r], for P of 1 or 2.
+    """As `contract`, and kept[..., p, r] = sum_q u[..., q] weight[p, q, r], for few outputs.
 
     Shapes: as in `contract`; kept (*batch, P, R), contiguous.
     """
@@ -79,8 +80,10 @@ def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out
         kept.zero_()
         return
     u, v, out, kept = flatten_batch(u, v, out, kept.flatten(-2))
-    rows = max(1, piece_elements(out.device) // kept.shape[-1])
-    project.contract_keep(u, v, weight, bias, out, kept, rows)
+    piece, (_, q, r) = piece_elements(out.device), weight.shape
+    rows = max(1, piece // max(kept.shape[-1], q, r))
+    columns = kept.shape[-1] if _seen(weight).lies_as((1, 0, 2)) else max(1, piece // q)
+    project.contract_keep(u, v, weight, bias, out, kept, rows, columns)
 
 
 def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, out_y: Tensor) -> None:

@@ -68,7 +68,8 @@ def held_by_einsum(rows: int, sizes: Sizes) -> int:
     """Elements that einsum holds of a step, in the order that holds least of what grows with the rows.
 
     That is what lies between its two products and more: the products of x and y three times, or a projection and its
-    gradient, or a projection and a copy of the weight.
+    gradient, or a projection and a copy of the weight. Of a gradient that is asked for alone the sizes come in another
+    order, and it is an estimate.
     """
     outputs, m, n = sizes
     projection = rows * outputs * min(m, n)

@@ -11,7 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .workspace import Workspace, blas_ready
+from .costs import is_matrix
+from .workspace import ACCUMULATE, Workspace, blas_ready
 
 # Elements of a matrix that is too large to be copied for the sake of fewer calls.
 LARGE = 2**16
@@ -110,16 +111,24 @@ def layout_of(weight: Tensor, samples: int, rows: int, t: int) -> Layout:
 
 def matrices(work: Workspace, slabs: Tensor) -> list[tuple[slice, Tensor]]:
     """The slabs (outer, M, inner) side by side: columns of z, and the matrix (M, columns) that makes or meets them."""
-    if _one_by_one(slabs, work):
+    if _one_by_one(slabs, work.dtype):
         return _each(slabs)
     return [(slice(0, slabs[:, 0].numel()), work.fused("weight", slabs.transpose(0, 1)))]
 
 
 def target_matrices(work: Workspace, slabs: Tensor) -> list[tuple[slice, Tensor]]:
     """The same of slabs that are a result; if there is one matrix only, it may be a buffer, and must be stored."""
-    if _one_by_one(slabs, work):
+    if _one_by_one(slabs, work.dtype):
         return _each(slabs)
     return [(slice(0, slabs[:, 0].numel()), work.fused_target("out", slabs.transpose(0, 1)))]
+
+
+def copied_elements(slabs: Tensor) -> int:
+    """Elements of a slab that `matrices` copies."""
+    dtype = ACCUMULATE[slabs.dtype]
+    side_by_side = slabs.transpose(0, 1)
+    as_it_lies = slabs.dtype == dtype and is_matrix(side_by_side.shape, side_by_side.stride(), (0, 1, 2))
+    return 0 if as_it_lies or _one_by_one(slabs, dtype) else slabs[0].numel()
 
 
 def _each(slabs: Tensor) -> list[tuple[slice, Tensor]]:
@@ -127,7 +136,7 @@ def _each(slabs: Tensor) -> list[tuple[slice, Tensor]]:
     return [(slice(i * inner, (i + 1) * inner), slab) for i, slab in enumerate(slabs)]
 
 
-def _one_by_one(slabs: Tensor, work: Workspace) -> bool:
+def _one_by_one(slabs: Tensor, dtype: torch.dtype) -> bool:
     """Whether the slabs are matrices as they lie, of a size that makes up for a call for each."""
     outer, m, inner = slabs.shape
-    return outer > 1 and m * inner >= LARGE and slabs.dtype == work.dtype and blas_ready(slabs[0])
+    return outer > 1 and m * inner >= LARGE and slabs.dtype == dtype and blas_ready(slabs[0])

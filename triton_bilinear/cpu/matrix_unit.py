@@ -57,7 +57,7 @@ def _is_there() -> bool:
 
 
 def room(held: int, longest_sum: int) -> int:
-    """Elements of our buffers in a call of which einsum would hold so many, with sums of this length."""
+    """Elements of our buffers in a call of which einsum would hold so many; below 0 if oneDNN's take it all."""
     most = FEW if held <= MANY else min(MOST, int(held / ONE_PART_OF))
     return most - SCRATCH - SCRATCH_OF_SUM * longest_sum
 
@@ -74,5 +74,5 @@ def even(rows: int) -> int:
 
 
 def can_be_a_piece(rows: int, columns: int) -> bool:
-    """Whether a left operand of a product may have so many columns, for it is small where it has few rows."""
+    """Whether an operand of a product is not one of those that end the process: with few rows it must be small."""
     return rows > FEW_ROWS or rows * columns <= FEW_ELEMENTS

@@ -42,7 +42,7 @@ def _side(workspace: Workspace, weight: Tensor, outer: int, inner: int) -> Tenso
 def slabs(workspace: Workspace, weight: Tensor, m: int, inner: int, step: int) -> Iterator[tuple[slice, Tensor]]:
     """A weight (O, M, I) as matrices (m, `step` of O times inner), 0 beyond M and I, and the columns that each is of.
 
-    Each lasts until the next is asked for. A weight that is such a matrix as it lies is one.
+    Each lasts until the next is asked for. A weight that need not be copied comes whole, whatever the step.
     """
     if weight.shape[1:] == (m, inner) and is_matrix(weight.shape, weight.stride(), (1, 0, 2)):
         yield slice(0, len(weight) * inner), workspace.fused("weight", weight.transpose(0, 1))

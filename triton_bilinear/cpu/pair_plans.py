@@ -1,7 +1,7 @@
 """Plans for all pairs in bfloat16 on a CPU's matrix unit (see `matrix_unit`): pieces that hold whole sums.
 
 Names of sizes and z as in `pairs`; m, t and n are the lengths that the unit takes. There is no plan where the unit does
-not pay, or a sum would not be whole.
+not pay, a sum would not be whole, or there is no room for the least that can be copied at a time.
 """
 
 from __future__ import annotations
@@ -63,15 +63,16 @@ def plan_pairwise(x: Tensor, y: Tensor, weight: Tensor) -> PairwisePlan | None:
     rows = min(unit.MOST_ROWS, batch * s, part // (m + max(n, t)))
     if (
         rows < min(unit.FEWEST_ROWS, batch * s)
-        or max(m, t) * n > part
+        or t * n > part
+        or m * n > 3 * part
         or max(m, n) > unit.LONGEST
         or not _pays(weight, batch, s, t, pair_work(s, t, m, n))
     ):
         return None
     samples = min(batch, part // (t * n))
-    outputs = max(1, min(weight.shape[0], 6 * part // (rows * (n + t))))
-    copied = (room - rows * m - samples * t * n - rows * outputs * (n + t)) // (m * n)
-    return PairwisePlan(rows, samples, outputs, max(1, copied), m, n)
+    free, output = room - rows * m - samples * t * n, rows * (n + t)
+    outputs = max(1, min(weight.shape[0], 6 * part // output, (free - m * n) // output))
+    return PairwisePlan(rows, samples, outputs, max(1, (free - outputs * output) // (m * n)), m, n)
 
 
 def plan_grad_x(g: Tensor, y: Tensor, weight: Tensor) -> GradXPlan | None:
@@ -86,7 +87,8 @@ def plan_grad_x(g: Tensor, y: Tensor, weight: Tensor) -> GradXPlan | None:
     rows = min(unit.MOST_ROWS, batch * s, 6 * part // (outputs * (n + t)))
     if (
         rows < min(unit.FEWEST_ROWS, batch * s)
-        or max(outputs, t) * n > part
+        or t * n > part
+        or outputs * n > 3 * part
         or t > unit.LONGEST
         or not _pays(weight, batch, s, plain_t, pair_work(s, t, m, n))
     ):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import pair_plans, rounded_pairs
 from .budget import piece_elements
-from .columns import OutputsOuter, layout_of, matrices, target_matrices
+from .columns import OutputsOuter, copied_elements, layout_of, matrices, target_matrices
 from .costs import pair_work
 from .huge_pages import advise
 from .pieces import pair_pieces, spans
@@ -149,4 +149,5 @@ class Pieces:
         largest = self.rows[0][0].stop, self.rows[0][1].stop
         self.layout = OutputsOuter if summed else layout_of(weight, *largest, t)
         slabs = self.layout.slabs(weight)
-        self.columns = list(spans(len(slabs), max(1, budget // (prod(largest) * max(t, slabs.shape[2])))))
+        column = max(prod(largest) * max(t, slabs.shape[2]), copied_elements(slabs))
+        self.columns = list(spans(len(slabs), max(1, budget // column)))

@@ -33,18 +33,22 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
 
 
 def contract_keep(
-    u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, kept: Tensor, rows: int
+    u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, kept: Tensor, rows: int, columns: int
 ) -> None:
-    """The same for small P, and kept[..., p, r] = sum_q u[..., q] weight[p, q, r]; `kept` as (*batch, P R)."""
+    """The same for few outputs, and kept[..., p, r] = sum_q u[..., q] weight[p, q, r]; `kept` as (*batch, P R)."""
     workspace = Workspace(out)
-    matrix = workspace.fused("weight", weight.transpose(0, 1))
     p, r = weight.shape[0], weight.shape[2]
+    grid = list(tiles(p, r, columns))
+    matrices = workspace.tiles("weight", weight.transpose(0, 1), grid)
     pieces = (row_pieces(t, rows) for t in (out, kept))
     for piece, kept_piece, left, right in zip(
         *pieces, workspace.rows("u", u, rows), workspace.rows("v", v, rows), strict=True
     ):
         projected = workspace.target("kept", kept_piece)
-        multiply(left, matrix, projected, workspace.threads)
+        for (outer, inner), matrix in zip(grid, matrices, strict=True):
+            start = outer.start * r + inner.start
+            part = columns_of(projected, slice(start, start + matrix.shape[1]))
+            multiply(left, matrix, part, workspace.threads)
         target = workspace.target("out", piece, piece_elements(out.device))
         if bias is not None:
             target.copy_(bias)

@@ -30,7 +30,7 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
 def project(work: Workspace, left: Tensor, weight: Tensor, outer: int, inner: int, columns: int) -> Tensor:
     """left (rows, m) times a weight (O, M, I), as z (rows, outer, inner), 0 beyond O and I; M <= m.
 
-    The weight is copied for so many columns at a time.
+    A weight that must be copied is, for so many columns at a time.
     """
     z = work.take("z", len(left), outer, inner)
     for where, matrix in slabs(work, weight, left.shape[1], inner, max(1, columns // inner)):

@@ -123,9 +123,10 @@ def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterator
     copied = alone if rows > unit.LONGEST_IN_PLACE or not in_place else 0
     room = unit.room(held, 0) - rows * (alone + inner)  # copies of two factors
     # Of `outer`; oneDNN takes up to three quarters of what the products of x and y are for itself.
-    most = min(outer, unit.PIECE // 2 // rows // inner, room // (7 * inner // 4 * rows + inner * copied))
+    column = -(-7 * inner // 4) * rows + inner * copied
+    most = min(outer, unit.PIECE // 2 // rows // inner, room // column)
     if most > 0 and multiplies_rows(most, inner):
-        most = min(most, (room - 2 * rows * inner) // ((7 * inner // 4 + 2) * rows + inner * copied))
+        most = min(most, (room - 2 * rows * inner) // (column + 2 * rows))
     if most <= 0 or alone <= unit.FEW_ROWS:
         return
     columns = most * inner

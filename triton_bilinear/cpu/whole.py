@@ -30,10 +30,11 @@ def suits(rows: Tensor, weight: Tensor) -> bool:
     if rows.dim() != 2 or not rows.shape[0] or not weight.numel():
         return False
     p, q, r = weight.shape
+    wide = weight.dtype == ACCUMULATE[weight.dtype]
     if weight.numel() <= LARGEST:
-        return rows.shape[0] * min(p * q, q * r, p * r) <= LARGEST
-    as_it_lies = weight.dtype == ACCUMULATE[weight.dtype] and fusible(weight, 1)
-    return as_it_lies and rows.shape[0] * q * r <= _largest_product(weight)
+        small = wide or rows.shape[0] * max(p, q, r) <= LARGEST  # else what is converted is not
+        return small and rows.shape[0] * min(p * q, q * r, p * r) <= LARGEST
+    return wide and fusible(weight, 1) and rows.shape[0] * q * r <= _largest_product(weight)
 
 
 def _largest_product(weight: Tensor) -> int:
