@@ -58,13 +58,10 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
     Shapes: u (*batch, Q), v (*batch, R), weight (P, Q, R), bias (P,) or None, out (*batch, P).
     """
     advise(out)
-    if whole.suits(out, weight):
-        whole.in_wide_dtype(whole.contract, (u, v, weight, bias), out)
-        return
     if _empty(out, weight, bias):
         return
     u, v, out = flatten_batch(u, v, out)
-    _contract(u, v, weight, bias, out, _plan_contract(out, weight, _budget(out, weight)))
+    _contract(u, v, weight, bias, out)
 
 
 def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, kept: Tensor) -> None:
@@ -103,10 +100,9 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
     for_x, for_y = weight.transpose(0, 1), weight.permute(2, 0, 1)
     budget = _budget(g, weight)
     one = plan_joint(_rows(g), _seen(weight), budget)
-    plan_x, plan_y = _plan_contract(out_x, for_x, budget), _plan_contract(out_y, for_y, budget)
-    if plan_x.cost + plan_y.cost < one.cost:
-        _contract(g, y, for_x, None, out_x, plan_x)
-        _contract(g, x, for_y, None, out_y, plan_y)
+    if _plan_contract(out_x, for_x, budget).cost + _plan_contract(out_y, for_y, budget).cost < one.cost:
+        _contract(g, y, for_x, None, out_x, budget)
+        _contract(g, x, for_y, None, out_y, budget)
     else:
         _ORDERS[one.order].grad_inputs(g, x, y, weight, out_x, out_y, one)
 
@@ -133,7 +129,14 @@ def _plan_contract(out: Tensor, weight: Tensor, budget: Budget) -> Plan:
     return plan_contract(tuple(out.shape[:-1]), _seen(weight), budget)
 
 
-def _contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, plan: Plan) -> None:
+def _contract(
+    u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, budget: Budget | None = None
+) -> None:
+    """Of at least one sum, and one axis of the batch or few. budget: of the step that it is part of."""
+    if whole.suits(out, weight):
+        whole.in_wide_dtype(whole.contract, (u, v, weight, bias), out)
+        return
+    plan = _plan_contract(out, weight, budget or _budget(out, weight))
     if plan.axes == (0, 2, 1):
         u, v, weight = v, u, weight.mT
     _ORDERS[plan.order].contract(u, v, weight, bias, out, plan)
