@@ -168,6 +168,8 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
     asynchronous = asynchronous_unit(device.architecture) is not None and problem.dtype != "float64"
     if asynchronous and product_shape(config)[0] < 64:
         return False  # 64 rows cost the asynchronous unit no more time than fewer rows cost the other one
+    if isinstance(problem, ContractProblem) and _goes_by_stack(config, device, problem):
+        return False
     needed = registers(config, problem.dtype, reads(config, problem, order), held)
     if isinstance(problem, GradInputsProblem) and not held:
         needed += 8 + config["L"] // 128  # one more loop around the product
@@ -182,6 +184,16 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
         if needed > _WITH_OPERANDS[config.kernel]:
             return False
     return shared_bytes(config, device, problem.dtype, held, problem.precision) <= device.shared_memory
+
+
+def _goes_by_stack(config: Config, device: DeviceSpec, problem: ContractProblem) -> bool:
+    """Whether ptxas puts 8 bytes of a product on the stack, with registers to spare: seen where wgmma takes several q.
+
+    Of rows of float32 that are read in vectors of 8 bytes.
+    """
+    unit = matrix_unit(config, device, problem.dtype)
+    several = config.kernel == "khatri_rao" and config["Q"] > 1
+    return several and unit == "wgmma" and problem.dtype == "float32" and problem.row_vector == 8
 
 
 def may_split(config: Config, device: DeviceSpec, problem: ContractProblem) -> bool:
