@@ -258,12 +258,13 @@ def test_no_piece_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert plan.rows % 2 == plan.outputs % 2 == 0
                 assert plan.rows * plan.columns <= most
                 for rows in {piece.numel() for piece in pieces}:
-                    assert rows > 32 or rows * plan.columns <= 2**20
+                    assert rows * plan.columns <= 2**20 or (rows > 32 and rows * plan.columns <= 2**22)
             for plan in unit_plans.project_plans(batch, weight, (0, 1, 2), held):
                 seen["project"] += 1
                 length, width = (-(-size // 32) * 32 for size in (q, r))
                 assert max(length, width) <= 2**15
                 assert plan.columns % width == 0
+                assert plan.rows * plan.columns <= 2**21
                 assert plan.rows * plan.columns + plan.outputs * length * width <= most
             for plan in unit_plans.joint_plans(batch, weight, held):
                 seen["joint"] += 1
@@ -274,6 +275,7 @@ def test_no_piece_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
                 seen["weight"] += 1
                 assert plan.rows % 32 == 0
                 assert batch <= plan.rows < batch + 32
+                assert plan.rows * plan.columns <= 2**21
                 assert plan.rows * (plan.columns + 48) <= most
     assert min(seen.values()) > 30
     assert len(seen) == 4

@@ -11,8 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .costs import is_matrix
-from .workspace import ACCUMULATE, Workspace, blas_ready
+from .workspace import ACCUMULATE, Workspace, blas_ready, is_fused
 
 # Elements of a matrix that is too large to be copied for the sake of fewer calls.
 LARGE = 2**16
@@ -126,9 +125,8 @@ def target_matrices(work: Workspace, slabs: Tensor) -> list[tuple[slice, Tensor]
 def copied_elements(slabs: Tensor) -> int:
     """Elements of a slab that `matrices` copies."""
     dtype = ACCUMULATE[slabs.dtype]
-    side_by_side = slabs.transpose(0, 1)
-    as_it_lies = slabs.dtype == dtype and is_matrix(side_by_side.shape, side_by_side.stride(), (0, 1, 2))
-    return 0 if as_it_lies or _one_by_one(slabs, dtype) else slabs[0].numel()
+    as_they_lie = is_fused(slabs.transpose(0, 1), dtype) or _one_by_one(slabs, dtype)
+    return 0 if as_they_lie else slabs[0].numel()
 
 
 def _each(slabs: Tensor) -> list[tuple[slice, Tensor]]:

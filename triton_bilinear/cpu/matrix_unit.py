@@ -23,8 +23,10 @@ MOST = 3 * 2**21
 SCRATCH = 2**17
 SCRATCH_OF_SUM = 48
 
-# Elements of a product that two cores keep in their caches; rows of a piece beyond which more are no faster.
+# Elements of a product that two cores keep in their caches, and of the largest; rows of a piece beyond which more are
+# no faster.
 PIECE = 2**21
+LARGEST_PIECE = 2**22
 MOST_ROWS = 512
 
 # Rows that keep the unit busy.
@@ -74,5 +76,5 @@ def even(rows: int) -> int:
 
 
 def can_be_a_piece(rows: int, columns: int) -> bool:
-    """Whether an operand of a product is not one of those that end the process: with few rows it must be small."""
-    return rows > FEW_ROWS or rows * columns <= FEW_ELEMENTS
+    """Whether an operand of a product is no larger than a piece, and none of few rows that may end the process."""
+    return rows * columns <= (LARGEST_PIECE if rows > FEW_ROWS else FEW_ELEMENTS)

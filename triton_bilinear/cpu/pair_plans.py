@@ -71,7 +71,8 @@ def plan_pairwise(x: Tensor, y: Tensor, weight: Tensor) -> PairwisePlan | None:
         return None
     samples = min(batch, part // (t * n))
     free, output = room - rows * m - samples * t * n, rows * (n + t)
-    outputs = max(1, min(weight.shape[0], 6 * part // output, (free - m * n) // output))
+    between = min(6 * part, unit.LARGEST_PIECE, free - m * n)
+    outputs = max(1, min(weight.shape[0], between // output))
     return PairwisePlan(rows, samples, outputs, max(1, (free - outputs * output) // (m * n)), m, n)
 
 
@@ -84,7 +85,7 @@ def plan_grad_x(g: Tensor, y: Tensor, weight: Tensor) -> GradXPlan | None:
     t, n = unit.padded(1, plain_t), unit.padded(outputs, plain_n)
     room = _room(weight, batch * s, outputs * n)
     part = room // 8
-    rows = min(unit.MOST_ROWS, batch * s, 6 * part // (outputs * (n + t)))
+    rows = min(unit.MOST_ROWS, batch * s, min(6 * part, unit.LARGEST_PIECE) // (outputs * (n + t)))
     if (
         rows < min(unit.FEWEST_ROWS, batch * s)
         or t * n > part
@@ -111,6 +112,7 @@ def plan_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> GradWeight
     room = _room(out, batch * s, length)
     samples = max(1, min(batch, room // 8 // (t * n)))
     outputs = (room - m * length - samples * t * n) // (n * (length + m) + samples * s * t)
+    outputs = min(outputs, unit.LARGEST_PIECE // (n * max(length, m)))
     if outputs <= 0 or t > unit.LONGEST or m <= unit.FEW_ROWS:
         return None
     if not _pays(out, batch, s, plain_t, pair_work(s, t, m, n)):

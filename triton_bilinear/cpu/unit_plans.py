@@ -63,7 +63,7 @@ def _rows(batch: int, columns: int, most: int, again: bool) -> set[int]:
 
     Or as there is room for, where the weight is copied again for each piece.
     """
-    most -= most % 2
+    most = min(most, unit.LARGEST_PIECE // columns) // 2 * 2
     cached = min(most, max(unit.FEWEST_ROWS, unit.PIECE // columns // 2 * 2))
     return {unit.even(-(-batch // -(-batch // rows))) for rows in (cached, most if again else cached) if rows > 0}
 

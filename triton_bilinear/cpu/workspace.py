@@ -44,6 +44,11 @@ def fuse(tensor: Tensor, axis: int) -> Tensor:
     )
 
 
+def is_fused(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a product of this dtype takes a 3-d tensor (a, b, c) as it lies, as a matrix (a, b c)."""
+    return tensor.dtype == dtype and is_matrix(tensor.shape, tensor.stride(), (0, 1, 2))
+
+
 class Workspace:
     """Named flat buffers of one dtype, made when first asked for and reused for every later piece.
 
@@ -173,9 +178,7 @@ class Workspace:
         return piece if blas_ready(piece) else None
 
     def _fused_view(self, tensor: Tensor) -> Tensor | None:
-        if tensor.dtype != self.dtype or not is_matrix(tensor.shape, tensor.stride(), (0, 1, 2)):
-            return None
-        return fuse(tensor, 1)
+        return fuse(tensor, 1) if is_fused(tensor, self.dtype) else None
 
 
 def once_or_walk(grid: Sequence[tuple[slice, slice]], make: Callable[[slice, slice], T]) -> Iterable[T]:
