@@ -22,15 +22,13 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
         tile = out[:, o, i]
         factors = (("alone", alone), ("outer", outer[..., o]), ("inner", inner[..., i]))
         pieces = (workspace.rows(name, factor, plan.rows) for name, factor in factors)
+        target = workspace.fused_target("out", tile)
         if plan.apart:
             sums = workspace.take("sums", workspace.threads, len(tile), tile[0].numel()).zero_()
             for left, *others in zip(*pieces, strict=True):
                 add_products_of_rows(left, products(workspace, *others), sums)
-            target = sums[0]
-            for more in sums[1:]:
-                target.add_(more)
+            torch.sum(sums, 0, out=target)
         else:
-            target = workspace.fused_target("out", tile)
             for count, (left, *others) in enumerate(zip(*pieces, strict=True)):
                 product = products(workspace, *others)
                 target.addmm_(left.t(), product) if count else torch.mm(left.t(), product, out=target)

@@ -143,14 +143,18 @@ def _pairwise_grad_weight(g: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return out
 
 
-def _without_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """The dtypes of an op's arguments are final: its own products and sums must not be cast again."""
+def _finally(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel whose own products and views are final: not recorded again, nor cast again under autocast.
+
+    Autograd is through with an op before its kernel runs, and a view that it looks at again takes twice as long.
+    """
 
     def call(*args: Any) -> Any:
-        if not torch._C._is_any_autocast_enabled():
-            return kernel(*args)
-        with torch._C._DisableAutocast():
-            return kernel(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            if not torch._C._is_any_autocast_enabled():
+                return kernel(*args)
+            with torch._C._DisableAutocast():
+                return kernel(*args)
 
     return call
 
@@ -158,7 +162,7 @@ def _without_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
 def _define(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
     name = LIBRARY.define(schema, tags=_TAGS)
     op = getattr(torch.ops.triton_bilinear, name).default
-    KERNELS[op] = _without_autocast(kernel)
+    KERNELS[op] = _finally(kernel)
     # One kernel for every device: which implementation serves the tensors is backend.py's question.
     LIBRARY.impl(name, KERNELS[op], "CompositeExplicitAutograd")
     torch.library.register_fake(f"triton_bilinear::{name}", fake, lib=LIBRARY)
