@@ -52,7 +52,7 @@ def slabs(workspace: Workspace, weight: Tensor, m: int, inner: int, step: int) -
         yield slice(part.start * inner, part.stop * inner), matrix
 
 
-def transposed(workspace: Workspace, name: str, tensor: Tensor, features: int, length: int) -> Tensor:
+def padded_transpose(workspace: Workspace, name: str, tensor: Tensor, features: int, length: int) -> Tensor:
     """A copy of a tensor (*batch, F) as a matrix (features, length), 0 beyond F and the batch."""
     matrix = workspace.take(name, features, length)
     own, batch = tensor.shape[-1], tensor.numel() // tensor.shape[-1]

@@ -8,7 +8,7 @@ from torch import Tensor
 from . import unit_plans
 from .costs import Plan
 from .matrix_unit import LONGEST_IN_PLACE
-from .padded import sides, transposed
+from .padded import padded_transpose, sides
 from .pieces import row_pieces, spans
 from .workspace import Workspace
 
@@ -37,7 +37,7 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
     The columns of a piece are whole rows of `inner`.
     """
     workspace = Workspace(alone, rounded=True)
-    left = transposed(workspace, "alone", alone, alone.shape[-1], plan.rows)
+    left = padded_transpose(workspace, "alone", alone, alone.shape[-1], plan.rows)
     right, width = workspace.matrix("inner", inner), inner.shape[-1]
     for o in spans(outer.shape[-1], plan.columns // width):
         tile, middle = out[:, o], workspace.matrix("outer", outer[..., o])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .columns import OutputsOuter
 from .matrix_unit import even
-from .padded import padded_rows, sides, transposed
+from .padded import padded_rows, padded_transpose, sides
 from .pair_plans import GradWeightPlan, GradXPlan, PairwisePlan
 from .pieces import pair_pieces, spans
 from .rounded_project import project
@@ -49,7 +49,7 @@ def pairwise_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor, plan: Gra
     """out[l, m, n] = sum_{b,s,t} g[b, l, s, t] x[b, s, m] y[b, t, n]."""
     work = Workspace(out, rounded=True)
     batch, s, m = x.shape
-    left = transposed(work, "x", x, even(m), plan.length)
+    left = padded_transpose(work, "x", x, even(m), plan.length)
     for piece in spans(out.shape[0], plan.outputs):
         part = out[piece].transpose(0, 1)
         z = work.take("z", plan.length, part[0].numel())
