@@ -12,10 +12,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 pytest.importorskip("triton")
 
-from triton_bilinear.inspection.compiled import compile_launches, step_launches
+from triton_bilinear.gpu.contract import contract_launches
+from triton_bilinear.gpu.grad_inputs import grad_inputs_launches
+from triton_bilinear.gpu.grad_weight import grad_weight_launches
+from triton_bilinear.inspection.compiled import compile_launches, compile_request, step_launches
 from triton_bilinear.inspection.problem import StepProblem
 from triton_bilinear.tuning.compiler import CompiledReport
 from triton_bilinear.tuning.devices import find_device
@@ -66,6 +70,27 @@ def test_no_step_waits_for_its_own_loads(architecture: str, shape: tuple[int, ..
     for each, report in zip(launches, compile_launches(launches, pool), strict=True):
         assert isinstance(report, CompiledReport)
         assert loads_used_at_once(str(report.artifacts["ttgir"])) == [], each.op.name
+
+
+@pytest.mark.parametrize("rows", [1000, 1004, 1001])
+@pytest.mark.parametrize("architecture", GPUS)
+def test_no_step_waits_where_features_come_first(architecture: str, rows: int, pool: CompilerPool) -> None:
+    """There a vector holds elements of several rows, whose number a launch says is a multiple of 16, or nothing of."""
+
+    def empty(*sizes: int) -> Tensor:
+        return torch.empty(sizes, dtype=torch.bfloat16, device="meta")
+
+    x, y, g, weight = empty(64, rows).T, empty(64, rows).T, empty(96, rows).T, empty(96, 64, 64)
+    device = find_device(GPUS[architecture])
+    launches = {
+        "contract": contract_launches(x, y, weight, None, g, None, device),
+        "grad_inputs": grad_inputs_launches(g, x, y, weight, x, y, device),
+        "grad_weight": grad_weight_launches(g, x, y, weight, device),
+    }
+    reports = pool.compile_many([compile_request(launch, device) for (launch, *_) in launches.values()])
+    for name, report in zip(launches, reports, strict=True):
+        assert isinstance(report, CompiledReport), name
+        assert loads_used_at_once(str(report.artifacts["ttgir"])) == [], name
 
 
 def test_a_load_that_is_used_at_once_is_found(pool: CompilerPool) -> None:

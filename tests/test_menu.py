@@ -229,7 +229,9 @@ def pool() -> Iterator[CompilerPool]:
 CHOSEN = [
     *((architecture, "bf16", "aligned") for architecture in GPUS),
     *((architecture, "fp32", "half vectors") for architecture in ("sm_80", "sm_90", "gfx942")),
+    ("sm_90", "fp16", "half vectors"),
     ("sm_90", "bf16", "odd"),
+    ("sm_120", "fp32", "quarter vectors"),
     ("sm_80", "fp64", "aligned"),
     ("sm_89", "tf32", "(M, N, L)"),
 ]

@@ -126,7 +126,9 @@ def _first_pass(
         "stride_tq": weight.stride(1),
         "stride_tr": weight.stride(2),
         "steps_per_split": -(-steps // plan.splits),
-        **vectors({"U": u, "V": v, "T": weight, "OUT": out_arguments["out_ptr"]}, {"P": P, "Q": Q, "R": R}),
+        **vectors(
+            {"U": u, "V": v, "T": weight, "OUT": out_arguments["out_ptr"]}, {"P": P, "Q": Q, "R": R, "ROWS": rows.run}
+        ),
         "EVEN_B": even(rows.count, config["B"]),
         "EVEN_P": even(P, config["P"]),
         "EVEN_Q": even(Q, config["Q"]),

@@ -69,7 +69,10 @@ def grad_weight_launches(
         "stride_oq": target.stride(1) if partial is None else R,
         "stride_or": target.stride(2) if partial is None else 1,
         "rows_per_split": rows_per_split,
-        **vectors({"A": a, "B": b, "C": c, "OUT": out if partial is None else partial}, {"P": P, "Q": Q, "R": R}),
+        **vectors(
+            {"A": a, "B": b, "C": c, "OUT": out if partial is None else partial},
+            {"P": P, "Q": Q, "R": R, "ROWS": rows.run},
+        ),
         "ROWS": rows.kind(config["B"]),
         "EVEN_B": even(rows.count, config["B"]),
         "EVEN_P": even(P, config["P"]),

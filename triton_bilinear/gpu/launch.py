@@ -112,7 +112,7 @@ def size_vector(size: int) -> int:
 
 
 def vectors(tensors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, int]:
-    """The VEC_ constants of a kernel's operands and sizes.
+    """The VEC_ constants of a kernel's operands and sizes; of the rows of the batch, where they are read in vectors.
 
     `kernels.helpers.aligned` makes them visible to the compiler.
     """

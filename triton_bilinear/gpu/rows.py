@@ -26,13 +26,15 @@ class Rows:
 
     Row i lies at (i // inner // middle) * outer stride + (i // inner % middle) * middle stride + (i % inner) * inner
     stride of each tensor. Rows that one stride walks have no middle step (inner is count), those that two walk no outer
-    one (inner * middle is count).
+    one (inner * middle is count). run: how many lie side by side in a tensor, as where features come first; 1 where
+    none do.
     """
 
     count: int
     middle: int
     inner: int
     strides: tuple[RowStrides, ...]  # of each tensor
+    run: int = 1
 
     def kind(self, block: int) -> str:
         """How tiles of `block` rows meet steps: the kernels' ROWS (see kernels.helpers.tile_rows)."""
@@ -83,7 +85,8 @@ def batch_rows(tensors: Sequence[Tensor]) -> Rows:
     none = (1, [0] * len(tensors))
     outer, middle, inner = [none] * (_LEVELS - len(merged)) + merged
     strides = tuple(zip(outer[1], middle[1], inner[1], strict=True))
-    return Rows(outer[0] * middle[0] * inner[0], middle[0], inner[0], strides)
+    side_by_side = any(step == 1 and t.shape[-1] > 1 for step, t in zip(inner[1], tensors, strict=True))
+    return Rows(outer[0] * middle[0] * inner[0], middle[0], inner[0], strides, inner[0] if side_by_side else 1)
 
 
 def walkable(inputs: Sequence[Tensor], outputs: Sequence[Tensor] = ()) -> list[Tensor]:

@@ -27,7 +27,11 @@ _FLOAT64, _TWO_PARTS, _WHOLE, _TURNED = 0.7, 0.45, 0.45, 0.7
 
 # Without matrix instructions a thread holds its rows and its columns of both operands through the depth of the tile.
 # What `registers` and those may come to, in the kernels whose operands are long beside their result.
-_WITH_OPERANDS = {"khatri_rao": 195, "project": 195}
+_WITH_OPERANDS = {"khatri_rao": 195, "project": 195, "chain": 290}
+
+# Registers of a thread's part of a long factor (see `_long_factor`) that are too many where it is read in vectors of
+# less than 16 bytes, which have more addresses and masks, or where it is multiplied without matrix instructions.
+_LONG_FACTOR = 16
 
 
 def matrix_unit(config: Config, device: DeviceSpec, dtype: str) -> str:
@@ -79,6 +83,25 @@ def _operands(config: Config, dtype: str) -> int:
     rows, columns, depth = product_shape(config)
     side = (rows * columns / (32 * config.num_warps)) ** 0.5  # of a thread's part of the result, were it square
     return int(2 * side * depth * itemsize(dtype) / 4)
+
+
+def _long_factor(config: Config, problem: Problem) -> int:
+    """Registers of a thread that hold a factor which is as long as the tile is deep, its other factor being a column.
+
+    Of projections it is v, which only matters beside operands in two parts.
+    """
+    size = dict(config.blocks)
+    rows, _, depth = product_shape(config)
+    match config.kernel:
+        case "khatri_rao" if size["Q"] == 1:
+            elements = rows * size["R"]
+        case "grad_weight" if size["P"] == 1:
+            elements = depth * size["Q"]
+        case "project" if size["P"] == 1 and problem.precision == "tf32x3":
+            elements = rows * size["R"]
+        case _:
+            elements = 0
+    return elements * itemsize(problem.dtype) // 4 // (32 * config.num_warps)
 
 
 def shared_bytes(
@@ -170,7 +193,11 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
         return False  # 64 rows cost the asynchronous unit no more time than fewer rows cost the other one
     if isinstance(problem, ContractProblem) and _goes_by_stack(config, device, problem):
         return False
-    needed = registers(config, problem.dtype, reads(config, problem, order), held)
+    vectors = reads(config, problem, order)
+    one_by_one = not uses_matrix_unit(device, problem.dtype, problem.precision)
+    if _long_factor(config, problem) >= _LONG_FACTOR and (one_by_one or min(vectors) < 16):
+        return False
+    needed = registers(config, problem.dtype, vectors, held)
     if isinstance(problem, GradInputsProblem) and not held:
         needed += 8 + config["L"] // 128  # one more loop around the product
     if isinstance(problem, ContractProblem) and problem.keep:
@@ -178,7 +205,6 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
     most = _REGISTERS[config.kernel][matrix_unit(config, device, problem.dtype)]
     if needed > most * _share(config, device, problem):
         return False
-    one_by_one = not uses_matrix_unit(device, problem.dtype, problem.precision)
     if one_by_one and config.kernel in _WITH_OPERANDS:
         needed += _operands(config, problem.dtype)
         if needed > _WITH_OPERANDS[config.kernel]:
