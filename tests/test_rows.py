@@ -73,3 +73,12 @@ def test_reach_where_middle_steps_are_longer_than_outer_ones():
 
 def test_every_kind_is_met():
     assert {batch_rows([batch(*each)]).kind(64) for each in BATCHES} == {"flat", "straight", "crossing", "nested"}
+
+
+def test_rows_that_lie_side_by_side():
+    """In any of the tensors; of a single column rows always do, and no vector of several is read."""
+    row_major, features_first = torch.empty(1000, 5), torch.empty(7, 1000).T
+    assert batch_rows([row_major]).run == 1
+    assert batch_rows([row_major, torch.empty(1000, 1)]).run == 1
+    assert batch_rows([row_major, features_first]).run == 1000
+    assert batch_rows([torch.empty(20, 39, 8).movedim(1, -1), torch.empty(20, 8, 5)]).run == 8
