@@ -72,16 +72,26 @@ def test_no_step_waits_for_its_own_loads(architecture: str, shape: tuple[int, ..
         assert loads_used_at_once(str(report.artifacts["ttgir"])) == [], each.op.name
 
 
-@pytest.mark.parametrize("rows", [1000, 1004, 1001])
+# Rows that lie side by side: of whose number Triton itself would only know whether it is a multiple of 16.
+SIDE_BY_SIDE = {
+    "1000": lambda features: empty(features, 1000).T,
+    "1004": lambda features: empty(features, 1004).T,
+    "1001": lambda features: empty(features, 1001).T,
+    "features between batch axes": lambda features: empty(20, features, 196).movedim(1, -1),
+    "along an outer axis": lambda features: empty(features, 20, 50).permute(2, 1, 0),
+}
+
+
+def empty(*sizes: int) -> Tensor:
+    return torch.empty(sizes, dtype=torch.bfloat16, device="meta")
+
+
+@pytest.mark.parametrize("rows", SIDE_BY_SIDE)
 @pytest.mark.parametrize("architecture", GPUS)
-def test_no_step_waits_where_features_come_first(architecture: str, rows: int, pool: CompilerPool) -> None:
-    """There a vector holds elements of several rows, whose number a launch says is a multiple of 16, or nothing of."""
-
-    def empty(*sizes: int) -> Tensor:
-        return torch.empty(sizes, dtype=torch.bfloat16, device="meta")
-
-    x, y, g, weight = empty(64, rows).T, empty(64, rows).T, empty(96, rows).T, empty(96, 64, 64)
-    device = find_device(GPUS[architecture])
+def test_no_step_waits_where_features_come_first(architecture: str, rows: str, pool: CompilerPool) -> None:
+    """There a vector holds elements of several rows."""
+    x, y, g = (SIDE_BY_SIDE[rows](features) for features in (64, 64, 96))
+    weight, device = empty(96, 64, 64), find_device(GPUS[architecture])
     launches = {
         "contract": contract_launches(x, y, weight, None, g, None, device),
         "grad_inputs": grad_inputs_launches(g, x, y, weight, x, y, device),

@@ -127,7 +127,7 @@ def _first_pass(
         "stride_tr": weight.stride(2),
         "steps_per_split": -(-steps // plan.splits),
         **vectors(
-            {"U": u, "V": v, "T": weight, "OUT": out_arguments["out_ptr"]}, {"P": P, "Q": Q, "R": R, "ROWS": rows.run}
+            {"U": u, "V": v, "T": weight, "OUT": out_arguments["out_ptr"]}, {"P": P, "Q": Q, "R": R, "RUN": rows.run}
         ),
         "EVEN_B": even(rows.count, config["B"]),
         "EVEN_P": even(P, config["P"]),

@@ -120,9 +120,7 @@ def _joint(
         "stride_dyn": dy.stride(-1),
         "tiles_per_group": tiles_per_group,
         "m_per_split": -(-m_tiles // plan.splits) * config["M"],
-        **vectors(
-            {"G": g, "X": x, "Y": y, "A": weight, "DX": dx, "DY": dy}, {"L": L, "M": M, "N": N, "ROWS": rows.run}
-        ),
+        **vectors({"G": g, "X": x, "Y": y, "A": weight, "DX": dx, "DY": dy}, {"L": L, "M": M, "N": N, "RUN": rows.run}),
         "EVEN_B": even(rows.count, config["B"]),
         "EVEN_L": even(L, config["L"]),
         "EVEN_M": even(M, config["M"]),

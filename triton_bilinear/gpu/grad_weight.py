@@ -71,7 +71,7 @@ def grad_weight_launches(
         "rows_per_split": rows_per_split,
         **vectors(
             {"A": a, "B": b, "C": c, "OUT": out if partial is None else partial},
-            {"P": P, "Q": Q, "R": R, "ROWS": rows.run},
+            {"P": P, "Q": Q, "R": R, "RUN": rows.run},
         ),
         "ROWS": rows.kind(config["B"]),
         "EVEN_B": even(rows.count, config["B"]),

@@ -112,7 +112,7 @@ def size_vector(size: int) -> int:
 
 
 def vectors(tensors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, int]:
-    """The VEC_ constants of a kernel's operands and sizes; of the rows of the batch, where they are read in vectors.
+    """The VEC_ constants of a kernel's operands and sizes; RUN among these is `Rows.run`, which divides B and B_INNER.
 
     `kernels.helpers.aligned` makes them visible to the compiler.
     """
@@ -135,8 +135,16 @@ def unit_axis(tensor: Tensor, names: str) -> tuple[str, int]:
 
 
 def vector_bytes(tensor: Tensor) -> int:
-    """The bytes that a tile (rows, features) of an operand is read with at a time; 16 for a single column."""
-    return 16 if tensor.shape[-1] == 1 else unit_axis(tensor, "b" * tensor.dim())[1]
+    """The bytes that a tile (rows, features) of an operand is read with at a time; 16 for a single column.
+
+    Vectors lie along the features, or along the batch's innermost axis: tiles walk the others in steps.
+    """
+    if tensor.shape[-1] == 1:
+        return 16
+    inner = max((axis for axis, size in enumerate(tensor.shape[:-1]) if size > 1), default=-1)
+    names = "".join("b" if axis in (inner, tensor.dim() - 1) else "s" for axis in range(tensor.dim()))
+    name, width = unit_axis(tensor, names)
+    return tensor.element_size() if name == "s" else width
 
 
 def distinct_elements(tensor: Tensor) -> int:

@@ -26,8 +26,8 @@ class Rows:
 
     Row i lies at (i // inner // middle) * outer stride + (i // inner % middle) * middle stride + (i % inner) * inner
     stride of each tensor. Rows that one stride walks have no middle step (inner is count), those that two walk no outer
-    one (inner * middle is count). run: how many lie side by side in a tensor, as where features come first; 1 where
-    none do.
+    one (inner * middle is count). run: `inner` where rows of several columns lie side by side in some tensor, as
+    where features come first, else 1.
     """
 
     count: int

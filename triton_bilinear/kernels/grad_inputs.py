@@ -21,7 +21,7 @@ def grad_inputs_kernel(
     BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     VEC_G: tl.constexpr, VEC_X: tl.constexpr, VEC_Y: tl.constexpr, VEC_A: tl.constexpr,
     VEC_DX: tl.constexpr, VEC_DY: tl.constexpr,
-    VEC_L: tl.constexpr, VEC_M: tl.constexpr, VEC_N: tl.constexpr, VEC_ROWS: tl.constexpr,
+    VEC_L: tl.constexpr, VEC_M: tl.constexpr, VEC_N: tl.constexpr, VEC_RUN: tl.constexpr,
     EVEN_B: tl.constexpr, EVEN_L: tl.constexpr, EVEN_M: tl.constexpr, EVEN_N: tl.constexpr,
     ROWS: tl.constexpr, HOLD_G: tl.constexpr, AHEAD_G: tl.constexpr, AHEAD_A: tl.constexpr,
     ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
@@ -33,7 +33,7 @@ def grad_inputs_kernel(
     other program touches: each group of n tiles has a dx of its own, added up afterwards in a fixed order.
     HOLD_G: all of g's columns fit one tile (L <= BLOCK_L) and stay on chip for the whole walk.
     """
-    B, B_INNER = aligned(B, VEC_ROWS), aligned(B_INNER, VEC_ROWS)
+    B, B_INNER = aligned(B, VEC_RUN), aligned(B_INNER, VEC_RUN)
     L, M, N = aligned(L, VEC_L), aligned(M, VEC_M), aligned(N, VEC_N)
     g_strides, stride_gl = row_strides(stride_gb, stride_gj, stride_gi, stride_gl, VEC_G, WIDE)
     x_strides, stride_xm = row_strides(stride_xb, stride_xj, stride_xi, stride_xm, VEC_X, WIDE)

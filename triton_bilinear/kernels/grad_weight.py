@@ -50,7 +50,7 @@ def grad_weight_kernel(
     rows_per_split,
     BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr,
     VEC_A: tl.constexpr, VEC_B: tl.constexpr, VEC_C: tl.constexpr, VEC_OUT: tl.constexpr,
-    VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr, VEC_ROWS: tl.constexpr,
+    VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr, VEC_RUN: tl.constexpr,
     EVEN_B: tl.constexpr, EVEN_P: tl.constexpr, EVEN_Q: tl.constexpr, EVEN_R: tl.constexpr,
     ROWS: tl.constexpr, AHEAD_A: tl.constexpr, AHEAD_B: tl.constexpr, AHEAD_C: tl.constexpr,
     ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
@@ -60,7 +60,7 @@ def grad_weight_kernel(
     One matrix product per step, K = batch rows: the left operand a[i, p] * b[i, q], rows (p, q) flattened, is made in
     registers and never stored.
     """
-    B, B_INNER = aligned(B, VEC_ROWS), aligned(B_INNER, VEC_ROWS)
+    B, B_INNER = aligned(B, VEC_RUN), aligned(B_INNER, VEC_RUN)
     P, Q, R = aligned(P, VEC_P), aligned(Q, VEC_Q), aligned(R, VEC_R)
     a_strides, stride_ap = row_strides(stride_ab, stride_aj, stride_ai, stride_ap, VEC_A, WIDE)
     b_strides, stride_bq = row_strides(stride_bb, stride_bj, stride_bi, stride_bq, VEC_B, WIDE)

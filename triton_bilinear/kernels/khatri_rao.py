@@ -27,7 +27,7 @@ def contract_khatri_rao_kernel(
     steps_per_split,
     BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr,
     VEC_U: tl.constexpr, VEC_V: tl.constexpr, VEC_T: tl.constexpr, VEC_OUT: tl.constexpr,
-    VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr, VEC_ROWS: tl.constexpr,
+    VEC_P: tl.constexpr, VEC_Q: tl.constexpr, VEC_R: tl.constexpr, VEC_RUN: tl.constexpr,
     EVEN_B: tl.constexpr, EVEN_P: tl.constexpr, EVEN_Q: tl.constexpr, EVEN_R: tl.constexpr,
     ROWS: tl.constexpr, HAS_BIAS: tl.constexpr, HOLD_U: tl.constexpr,
     AHEAD_U: tl.constexpr, AHEAD_V: tl.constexpr, AHEAD_T: tl.constexpr,
@@ -39,7 +39,7 @@ def contract_khatri_rao_kernel(
     HOLD_U: all of u's columns fit one tile (Q <= BLOCK_Q) and stay on chip for the whole walk.
     Neighbouring programs share the batch rows; all programs walk T in the same order, so it is read from L2.
     """
-    B, B_INNER = aligned(B, VEC_ROWS), aligned(B_INNER, VEC_ROWS)
+    B, B_INNER = aligned(B, VEC_RUN), aligned(B_INNER, VEC_RUN)
     P, Q, R = aligned(P, VEC_P), aligned(Q, VEC_Q), aligned(R, VEC_R)
     u_strides, stride_uq = row_strides(stride_ub, stride_uj, stride_ui, stride_uq, VEC_U, WIDE)
     v_strides, stride_vr = row_strides(stride_vb, stride_vj, stride_vi, stride_vr, VEC_V, WIDE)

@@ -29,9 +29,8 @@ _FLOAT64, _TWO_PARTS, _WHOLE, _TURNED = 0.7, 0.45, 0.45, 0.7
 # What `registers` and those may come to, in the kernels whose operands are long beside their result.
 _WITH_OPERANDS = {"khatri_rao": 195, "project": 195, "chain": 290}
 
-# Registers of a thread's part of a long factor (see `_long_factor`) that are too many where it is read in vectors of
-# less than 16 bytes, which have more addresses and masks, or where it is multiplied without matrix instructions.
-_LONG_FACTOR = 16
+# Registers of a thread's part of a long factor (see `_for_long_factor`); fewer are no trouble.
+_LONG = 16
 
 
 def matrix_unit(config: Config, device: DeviceSpec, dtype: str) -> str:
@@ -85,23 +84,26 @@ def _operands(config: Config, dtype: str) -> int:
     return int(2 * side * depth * itemsize(dtype) / 4)
 
 
-def _long_factor(config: Config, problem: Problem) -> int:
-    """Registers of a thread that hold a factor which is as long as the tile is deep, its other factor being a column.
+def _for_long_factor(config: Config, problem: Problem, vectors: tuple[int, int], one_by_one: bool) -> int:
+    """Registers that ptxas takes beyond those of `registers` for a factor whose other one is a single column.
 
-    Of projections it is v, which only matters beside operands in two parts.
+    It is read as it is multiplied, all of it in a step: with many addresses and masks where its vectors, or in the
+    Khatri-Rao order the weight's, are of less than 16 bytes. Of projections it is v, beside operands in two parts.
     """
     size = dict(config.blocks)
     rows, _, depth = product_shape(config)
+    narrow = min(vectors) < 16
     match config.kernel:
         case "khatri_rao" if size["Q"] == 1:
             elements = rows * size["R"]
-        case "grad_weight" if size["P"] == 1:
-            elements = depth * size["Q"]
         case "project" if size["P"] == 1 and problem.precision == "tf32x3":
             elements = rows * size["R"]
+        case "grad_weight" if size["P"] == 1:
+            elements, narrow = depth * size["Q"], one_by_one or vectors[0] < 16
         case _:
-            elements = 0
-    return elements * itemsize(problem.dtype) // 4 // (32 * config.num_warps)
+            return 0
+    long = elements * itemsize(problem.dtype) // 4 // (32 * config.num_warps)
+    return 2 * long if narrow and long >= _LONG else 0
 
 
 def shared_bytes(
@@ -195,9 +197,9 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
         return False
     vectors = reads(config, problem, order)
     one_by_one = not uses_matrix_unit(device, problem.dtype, problem.precision)
-    if _long_factor(config, problem) >= _LONG_FACTOR and (one_by_one or min(vectors) < 16):
-        return False
     needed = registers(config, problem.dtype, vectors, held)
+    if device.vendor == "nvidia":
+        needed += _for_long_factor(config, problem, vectors, one_by_one)
     if isinstance(problem, GradInputsProblem) and not held:
         needed += 8 + config["L"] // 128  # one more loop around the product
     if isinstance(problem, ContractProblem) and problem.keep:
