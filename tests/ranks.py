@@ -29,7 +29,7 @@ class Ranks:
     """`size` processes, each of which runs the functions that it is sent, on the path `backend`."""
 
     def __init__(self, size: int, backend: str) -> None:
-        self.size, self.backend = size, backend
+        self.size = size
         self._folder = tempfile.TemporaryDirectory()
         store = str(Path(self._folder.name, "store"))
         self._pipes, self._processes = [], []

@@ -173,7 +173,7 @@ def on_ranks_ways(name, shapes, ways):
 @pytest.mark.parametrize("ranks", [(2, "torch"), (4, "torch")], indirect=True)
 @pytest.mark.parametrize("case", OPS)
 def test_what_needs_no_communication_has_none(ranks, case):
-    """On the Triton path gradients of every order are taken below."""
+    """A rule does not look at what computes the parts; on the Triton path gradients of every order are taken below."""
     ranks.run(on_ranks_ways, case.split()[0], OPS[case], WAYS[case])
 
 
@@ -236,9 +236,8 @@ LAYERS = {
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_gradients_of_any_order_need_no_communication(ranks, layer):
-    """On the Triton path two ways of sharding will do: a rule does not look at what computes the parts."""
     function, shapes, ways, options = LAYERS[layer]
-    for way in ways if ranks.backend == "torch" else ways[:2]:
+    for way in ways:
         ranks.run(on_ranks_gradients, function, shapes, way, options, layer != "narrow")
 
 
