@@ -22,6 +22,7 @@ from triton_bilinear.cpu import (
     joint,
     khatri_rao,
     matrix_unit,
+    onednn,
     orders,
     pieces,
     project,
@@ -48,17 +49,28 @@ SIZES = {"b": BATCH, "p": P, "q": Q, "r": R}
 
 @pytest.fixture(autouse=True)
 def no_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same on every CPU; test_cpu_matrix_unit.py has the others."""
+    """The same on every CPU; test_cpu_matrix_unit.py has the others, `by_onednn` takes them to oneDNN's products."""
     monkeypatch.setattr(matrix_unit, "serves", lambda tensor: False)
+    monkeypatch.setattr(onednn, "_is_there", lambda: False)
 
 
-@pytest.fixture(params=[1, 2, 3], ids=lambda threads: f"threads{threads}")
+def by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of float32 are oneDNN's, however small they are."""
+    monkeypatch.setattr(onednn, "_is_there", lambda: True)
+    for name in ("LEAST", "SHORTEST", "FEWEST_ROWS"):
+        monkeypatch.setattr(onednn, name, 1)
+
+
+@pytest.fixture(params=[1, 2, 3, "oneDNN"], ids=lambda threads: f"threads{threads}")
 def tiny_shares(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are dealt to so many threads however few they are."""
+    """Rows are dealt to so many threads however few they are; or products are oneDNN's."""
+    if request.param == "oneDNN":
+        by_onednn(monkeypatch)
+        return
     monkeypatch.setattr(shares, "FEWEST", 1)
     monkeypatch.setattr(cpu_budget, "VECTOR", 2)
     for module in (workspace, cpu_budget):
-        monkeypatch.setattr(module, "threads_of", lambda device: request.param)
+        monkeypatch.setattr(module, "threads_of", lambda device, dtype: request.param)
 
 
 @pytest.fixture
@@ -328,8 +340,11 @@ def test_workspace_does_not_grow_with_the_batch(name, dtype):
 @pytest.mark.parametrize("layout", [dense, transposed, rotated])
 @pytest.mark.parametrize("sizes", [(24, 20, 28), (3000, 4, 5), (4, 3000, 3), (4, 3, 3000)], ids=str)
 @pytest.mark.parametrize("name", ["contract", "grad_inputs", "grad_weight"])
-def test_no_buffer_is_larger_than_its_budget(name, sizes, layout, dtype):
+@pytest.mark.parametrize("product", ["MKL", "oneDNN"])
+def test_no_buffer_is_larger_than_its_budget(product, name, sizes, layout, dtype, monkeypatch):
     """Whatever is made, copied or converted. A single row is the least that a buffer holds."""
+    if product == "oneDNN":
+        by_onednn(monkeypatch)
     inputs, results = make(name, dtype, layout, b=600, **dict(zip("pqr", sizes, strict=True)))
     results = [layout(tuple(result.shape), dtype) for result in results]
     with mock.patch.object(cpu_budget, "CPU_PIECE", 2**13), mock.patch.object(whole, "suits", return_value=False):

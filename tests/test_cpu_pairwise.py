@@ -9,14 +9,14 @@ import oracle
 import pytest
 import torch
 from oracle import assert_near
-from test_cpu import LAYOUTS, dense, rotated, sliced, transposed
+from test_cpu import LAYOUTS, by_onednn, dense, rotated, sliced, transposed
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from triton_bilinear import cpu
 from triton_bilinear.cpu import budget as cpu_budget
-from triton_bilinear.cpu import columns, pairs
+from triton_bilinear.cpu import columns, onednn, pairs
 from triton_bilinear.cpu.workspace import Workspace
 
 # Axes of the inputs and of the result, and the float64 formula.
@@ -31,6 +31,12 @@ SIZES = [(2, 3, 4, 5, 6, 7), (3, 9, 2, 4, 5, 6), (3, 2, 9, 4, 6, 5), (5, 1, 7, 2
 
 # Elements of a buffer, rows of a piece, multiply-adds of a call, elements of a large matrix.
 CUTS = {"whole": (2**19, 512, 2**19, 2**16), "rows": (2**10, 3, 2**19, 2**16), "slabs": (60, 4, 0, 0)}
+
+
+@pytest.fixture(autouse=True)
+def no_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same on every CPU."""
+    monkeypatch.setattr(onednn, "_is_there", lambda: False)
 
 
 @pytest.fixture(params=CUTS)
@@ -66,6 +72,15 @@ def check(name: str, sizes: tuple[int, ...], dtype: torch.dtype, make: Callable,
 def test_sizes_strides_and_dtypes(name, layout, dtype, cut):
     for sizes in SIZES:
         check(name, sizes, dtype, layout, dense)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_products_of_onednn(name, layout, cut, monkeypatch):
+    by_onednn(monkeypatch)
+    for sizes in SIZES:
+        check(name, sizes, torch.float32, layout, dense)
+        check(name, sizes, torch.float32, dense, layout if layout is not LAYOUTS[-1] else sliced)
 
 
 @pytest.mark.parametrize("result", [transposed, rotated, sliced], ids=lambda layout: layout.__name__)

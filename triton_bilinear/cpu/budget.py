@@ -8,7 +8,9 @@ from typing import NamedTuple
 import torch
 
 from .costs import Sizes
+from .onednn import FEWEST_ROWS, serves
 from .shares import threads_of
+from .workspace import ACCUMULATE
 
 # Elements of a buffer: the caches of a CPU, or enough work for one launch on another device.
 CPU_PIECE = 512 * 1024
@@ -37,13 +39,14 @@ ONE_PART_OF_HELD = 36
 class Budget(NamedTuple):
     """Elements of each buffer of a call, and of the one that holds what lies between two products; and the threads.
 
-    held: elements that einsum holds of a step (see `held_by_einsum`).
+    held: elements that einsum holds of a step (see `held_by_einsum`). onednn: products are oneDNN's, of dense operands.
     """
 
     buffer: int
     product: int
     threads: int = 1
     held: int = 0
+    onednn: bool = False
 
 
 def piece_elements(device: torch.device) -> int:
@@ -53,12 +56,14 @@ def piece_elements(device: torch.device) -> int:
 
 def budget_of(device: torch.device, dtype: torch.dtype, rows: int, sizes: Sizes) -> Budget:
     """For a contraction of so many rows in a step whose weight has these sizes (L, M, N) and this dtype."""
-    buffer, threads, held = piece_elements(device), threads_of(device), held_by_einsum(rows, sizes)
+    buffer, held, made_of = piece_elements(device), held_by_einsum(rows, sizes), ACCUMULATE[dtype]
+    threads, onednn = threads_of(device, made_of), rows >= FEWEST_ROWS and serves(made_of, device)
     if device.type != "cpu" or dtype == torch.float64:
         return Budget(buffer, buffer, threads, held)
     if dtype != torch.float32:
         buffer = min(buffer, held // ONE_PART_OF_HELD) if held > MANY else buffer
-        return Budget(buffer, buffer, threads, held)
+    if dtype != torch.float32 or onednn:
+        return Budget(buffer, buffer, threads, held, onednn)
     p, q, r = sizes
     allowed = min(p * q * r, rows * min(p * q, p * r, q * r) // ONE_PART_OF)
     return Budget(buffer, min(max(buffer, allowed), TIMES_AS_LARGE * buffer), threads, held)

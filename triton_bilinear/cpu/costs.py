@@ -15,6 +15,9 @@ COPY = 18.0  # one element of a copied weight
 TURN = 115.0  # the same where another axis is the dense one
 TURNED = 90.0  # one element of transposed features
 CALL = 6e5  # what is fixed for each piece: the calls, and the threads that meet at the end of each
+ONEDNN_CALL = 1.2e6  # the same with a product of oneDNN (see `onednn`)
+# Multiply-adds of oneDNN's product that take as long as one of MKL's, where it is the faster.
+ONEDNN = 2.2
 
 Sizes = tuple[int, int, int]
 
@@ -88,6 +91,11 @@ def rate_of_all(rows: int, inner: int, columns: int) -> float:
 def rate_by_transpose(rows: int, inner: int, columns: int) -> float:
     """The same of all threads where the right operand is stored as its transpose."""
     return rows / (rows + 8.0) * inner / (inner + 4.0) * columns / (columns + 32.0)
+
+
+def rate_by_onednn(rows: int, inner: int, columns: int) -> float:
+    """The same of oneDNN's product of all threads (see `onednn`), against MKL's best."""
+    return ONEDNN * rows / (rows + 10.0) * inner / (inner + 10.0) * columns / (columns + 8.0)
 
 
 def rate_of_shares(rows: int, inner: int, columns: int, threads: int) -> float:

@@ -14,7 +14,6 @@ from torch import Tensor
 from .budget import padded_share, piece_elements
 from .costs import Plan
 from .pieces import row_pieces, tiles
-from .shares import multiply
 from .workspace import Workspace
 
 
@@ -33,8 +32,7 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
         for i, ((q, r), matrix) in enumerate(zip(grid, matrices, strict=True)):
             product = workspace.take("product", count, q.stop - q.start, r.stop - r.start, share)
             torch.mul(outer[:, q].unsqueeze(2), inner[:, r].unsqueeze(1), out=product)
-            product, matrix = product.flatten(1, 2), matrix.expand(count, -1, -1)
-            sums.baddbmm_(matrix, product) if i or bias is not None else torch.bmm(matrix, product, out=sums)
+            workspace.multiply_each(matrix, product.flatten(1, 2), sums, add=i > 0 or bias is not None)
         results = transposed(sums).flatten(0, 1)[: piece.numel() // len(weight)]
         piece.copy_(results.view(piece.shape))
 
@@ -63,7 +61,7 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
             outputs, features, length = left.shape[0], *right.shape
             torch.mul(left.unsqueeze(1), right, out=workspace.take("product", outputs, features, length))
             product = workspace.take("product", outputs * features, length)
-            multiply(product, rows, target, workspace.threads, add=count > 0)
+            workspace.multiply(product, rows, target, add=count > 0)
         workspace.store(tile, target)
 
 

@@ -8,7 +8,6 @@ from .budget import piece_elements
 from .costs import Plan
 from .dots import add_products
 from .pieces import columns_of, row_pieces, tiles
-from .shares import multiply
 from .workspace import Workspace
 
 
@@ -24,12 +23,11 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
         target_x = workspace.target("out_x", piece_x, dense_up_to)
         target_y = workspace.target("out_y", piece_y, dense_up_to)
         for (m, n), matrix in zip(grid, matrices, strict=True):
-            tile = workspace.take("tile", rows, matrix.shape[1])
-            multiply(left_g, matrix, tile, workspace.threads)
-            tile = tile.view(rows, m.stop - m.start, n.stop - n.start)
+            tile = workspace.product("tile", left_g, matrix).view(rows, m.stop - m.start, n.stop - n.start)
             left, target = columns_of(left_y, n), columns_of(target_x, m)
             add_products(workspace, left, tile.mT, target, started=n.start > 0)
             left, target = columns_of(left_x, m), columns_of(target_y, n)
             add_products(workspace, left, tile, target, started=m.start > 0)
+            del tile  # before the next one is made
         workspace.store(piece_x, target_x)
         workspace.store(piece_y, target_y)

@@ -8,7 +8,6 @@ from torch import Tensor
 from .budget import piece_elements
 from .costs import Plan
 from .pieces import columns_of, row_pieces, tiles
-from .shares import multiply
 from .workspace import Workspace
 
 
@@ -36,5 +35,5 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
         for i, ((q, r), matrix) in enumerate(zip(grid, matrices, strict=True)):
             product = products(workspace, columns_of(outer, q), columns_of(inner, r))
             matrix = matrix if plan.copies else matrix.t()
-            multiply(product, matrix, target, workspace.threads, add=i > 0 or bias is not None)
+            workspace.multiply(product, matrix, target, add=i > 0 or bias is not None)
         workspace.store(piece, target)

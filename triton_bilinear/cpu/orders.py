@@ -16,6 +16,7 @@ from .budget import Budget, columns_within, padded_share, shapes
 from .costs import (
     CALL,
     COPY,
+    ONEDNN_CALL,
     TURN,
     TURNED,
     Plan,
@@ -24,6 +25,7 @@ from .costs import (
     dot_cost,
     product_cost,
     rate,
+    rate_by_onednn,
     rate_by_transpose,
     rate_of_all,
     rate_of_shares,
@@ -39,16 +41,22 @@ def _khatri_rao(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iter
     """Of the weight as it lies, and of copies as matrices (q r, p) in row-major order."""
     p, q, r = (weight.sizes[axis] for axis in axes)
     dense, in_place = weight.strides[axes[0]] == 1, weight.lies_as(axes)
-    for copies in (False, True) if in_place and not dense else (not in_place,):
-        copied = p if copies else 0
-        for rows, columns, pieces in shapes(batch, q, r, budget, copied, weight.converted, beside=copied * q * r):
-            if copies or dense:
-                reached = rate_of_shares(rows, columns, p, budget.threads)
+    if budget.onednn:  # reads a transpose as fast, and makes a new tensor of all outputs
+        forms, longest = [False], max(weight.sizes)
+    else:
+        forms, longest = [False, True] if in_place and not dense else [not in_place], weight.converted
+    for copies in forms:
+        copied = p if copies else _copied(weight, axes, budget)
+        for rows, columns, pieces in shapes(batch, q, r, budget, copied, longest, beside=copied * q * r):
+            if copies or dense or budget.onednn:
+                reached = _rate(budget, rows, columns, p)
             else:
                 reached = rate_by_transpose(rows, columns, p)
-            cost = batch * p * q * r / reached + batch * q * r * product_cost(r) + pieces * CALL
+            cost = batch * p * q * r / reached + batch * q * r * product_cost(r) + pieces * _call(budget)
             if copies:
                 cost += _copies(batch, rows, columns, q * r) * p * q * r * (COPY if dense else TURN)
+            else:
+                cost += _tile_copies(batch, rows, columns, weight, axes, budget)
             yield Plan("khatri_rao", axes, rows, columns, cost, copies=copies)
 
 
@@ -61,25 +69,57 @@ def _features_first(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> 
         count, share = padded_share(rows, budget.threads)
         if count * share * max(weight.sizes) > budget.buffer:
             continue
-        columns = columns_within(q, r, budget.buffer // max(count * share, 0 if in_place else p))
+        columns = columns_within(q, r, budget.buffer // max(count * share, _copied(weight, axes, budget)))
         pieces, padded = -(-batch // rows) * -(-q * r // columns), batch * count * share / rows
-        reached = (rate if count == budget.threads else rate_of_all)(p, columns, share)
+        if budget.onednn:
+            reached = rate_by_onednn(p, columns, share)
+        else:
+            reached = (rate if count == budget.threads else rate_of_all)(p, columns, share)
         cost = padded * p * q * r / reached + padded * q * r * product_cost(share)
-        cost += batch * (p + q + r) * TURNED + pieces * CALL
-        if not in_place:
-            cost += _copies(batch, rows, columns, q * r) * p * q * r * (COPY if dense else TURN)
+        cost += batch * (p + q + r) * TURNED + pieces * _call(budget)
+        cost += _tile_copies(batch, rows, columns, weight, axes, budget, COPY if dense else TURN)
         yield Plan("features_first", axes, rows, columns, cost)
 
 
 def _project(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[Plan]:
     p, q, r = (weight.sizes[axis] for axis in axes)
-    in_place = weight.lies_as((axes[1], axes[0], axes[2]))
-    for rows, columns, pieces in shapes(batch, p, r, budget, 0 if in_place else q, weight.converted):
-        reached = rate_of_shares(rows, q, columns, budget.threads)
-        cost = batch * p * q * r / reached + batch * p * r * dot_cost(r) + pieces * 2 * CALL
-        if not in_place:
-            cost += _copies(batch, rows, columns, p * r) * COPY * p * q * r
+    lying = axes[1], axes[0], axes[2]
+    for rows, columns, pieces in shapes(batch, p, r, budget, _copied(weight, lying, budget), weight.converted):
+        reached = _rate(budget, rows, q, columns)
+        cost = batch * p * q * r / reached + batch * p * r * dot_cost(r) + pieces * (CALL + _call(budget))
+        cost += _tile_copies(batch, rows, columns, weight, lying, budget)
         yield Plan("project", axes, rows, columns, cost)
+
+
+def _rate(budget: Budget, rows: int, inner: int, columns: int) -> float:
+    if budget.onednn:
+        return rate_by_onednn(rows, inner, columns)
+    return rate_of_shares(rows, inner, columns, budget.threads)
+
+
+def _call(budget: Budget) -> float:
+    return ONEDNN_CALL if budget.onednn else CALL
+
+
+def _made(in_place: bool, length: int, budget: Budget) -> int:
+    """How long a column is of the tiles of a result that are made in a tensor of their own."""
+    return 0 if in_place and not budget.onednn else length
+
+
+def _copied(weight: Weight, axes: Sizes, budget: Budget) -> int:
+    """How long a column is of the tiles of a weight that are copied; 0 where a product takes them as they lie."""
+    dense = weight.strides[axes[0]] == 1 or not budget.onednn
+    return 0 if dense and weight.lies_as(axes) else weight.sizes[axes[0]]
+
+
+def _tile_copies(
+    batch: int, rows: int, columns: int, weight: Weight, axes: Sizes, budget: Budget, each: float = COPY
+) -> float:
+    """What it costs to copy the tiles of a weight, so many columns of a matrix (axes[0], axes[1] axes[2])."""
+    elements, whole = prod(weight.sizes), columns == weight.sizes[axes[1]] * weight.sizes[axes[2]]
+    if not _copied(weight, axes, budget) or (whole and weight.lies_as(axes)):
+        return 0.0
+    return _copies(batch, rows, columns, columns if whole else 0) * elements * each
 
 
 def _copies(batch: int, rows: int, columns: int, whole: int) -> int:
@@ -105,14 +145,13 @@ def plan_contract(axes_of_batch: tuple[int, ...], weight: Weight, budget: Budget
 def plan_joint(batch: int, weight: Weight, budget: Budget) -> Plan:
     """Both gradients of the inputs from one product, g times weight; its cost is to be compared with that of two."""
     p, q, r = weight.sizes
-    in_place = weight.lies_as((0, 1, 2))
+    axes = 0, 1, 2
     plans = []
-    for rows, columns, pieces in shapes(batch, q, r, budget, 0 if in_place else p, weight.converted):
-        reached = rate_of_shares(rows, p, columns, budget.threads)
-        cost = batch * p * q * r / reached + 2 * batch * q * r * dot_cost(r) + pieces * 3 * CALL
-        if not in_place:
-            cost += _copies(batch, rows, columns, q * r) * COPY * p * q * r
-        plans.append(Plan("joint", (0, 1, 2), rows, columns, cost))
+    for rows, columns, pieces in shapes(batch, q, r, budget, _copied(weight, axes, budget), weight.converted):
+        reached = _rate(budget, rows, p, columns)
+        cost = batch * p * q * r / reached + 2 * batch * q * r * dot_cost(r) + pieces * (2 * CALL + _call(budget))
+        cost += _tile_copies(batch, rows, columns, weight, axes, budget)
+        plans.append(Plan("joint", axes, rows, columns, cost))
     if weight.unit:
         plans += unit_plans.joint_plans(batch, weight, budget.held)
     return _cheapest(plans)
@@ -134,9 +173,9 @@ def _together(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterat
     """The sum over rows by all threads."""
     a, o, i = (weight.sizes[axis] for axis in axes)
     in_place = weight.lies_as(axes)
-    for rows, columns, pieces in shapes(batch, o, i, budget, 0 if in_place else a, weight.converted):
-        reached = rate_of_all(a, rows, columns)
-        cost = batch * a * o * i / reached + batch * o * i * product_cost(i) + pieces * CALL
+    for rows, columns, pieces in shapes(batch, o, i, budget, _made(in_place, a, budget), weight.converted):
+        reached = (rate_by_onednn if budget.onednn else rate_of_all)(a, rows, columns)
+        cost = batch * a * o * i / reached + batch * o * i * product_cost(i) + pieces * _call(budget)
         yield Plan("weight", axes, rows, columns, cost + (0 if in_place else _stored(weight, axes[2])))
 
 
@@ -158,9 +197,9 @@ def _features_first_weight(batch: int, weight: Weight, axes: Sizes, budget: Budg
     a, o, i = (weight.sizes[axis] for axis in axes)
     in_place = weight.lies_as(axes) and weight.strides[axes[0]] == 1
     budget = budget._replace(product=budget.buffer)
-    for rows, columns, pieces in shapes(batch, o, i, budget, 0 if in_place else a, max(weight.sizes), many=True):
-        reached = rate_of_shares(columns, rows, a, budget.threads)
-        cost = batch * a * o * i / reached + batch * o * i * product_cost(rows) + pieces * CALL
+    for rows, columns, pieces in shapes(batch, o, i, budget, _made(in_place, a, budget), max(weight.sizes), many=True):
+        reached = _rate(budget, columns, rows, a)
+        cost = batch * a * o * i / reached + batch * o * i * product_cost(rows) + pieces * _call(budget)
         kept = batch * (o + i) <= budget.buffer
         turned = o + i if kept else -(-o * i // columns) * (max(1, columns // i) + min(columns, i))
         cost += batch * turned * TURNED

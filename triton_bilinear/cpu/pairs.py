@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-import torch
 from torch import Tensor
 
 from . import pair_plans, rounded_pairs
@@ -70,7 +69,7 @@ def pairwise_grad_x(g: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> None:
             pieces.layout.spread(work, g[samples, :, rows], right, piece, z)
             for columns, matrix in matrices(work, slabs[piece]):
                 started = piece.start > 0 or columns.start > 0
-                target.addmm_(z[:, columns], matrix.t(), beta=1 if started else 0)
+                work.multiply(z[:, columns], matrix.t(), target, started, together=True)
         work.store(part, target)
 
 
@@ -114,7 +113,7 @@ def pairwise_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
             z = work.take("z", len(left), slabs[piece, 0].numel())
             pieces.layout.spread(work, g[samples, :, rows], right, piece, z)
             for columns, target in targets:
-                target.addmm_(left.t(), z[:, columns], beta=1 if count else 0)
+                work.multiply(left.t(), z[:, columns], target, count > 0, together=True)
         if len(targets) == 1:
             work.store(slabs[piece].transpose(0, 1), targets[0][1])
 
@@ -123,7 +122,7 @@ def _multiply(work: Workspace, left: Tensor, slabs: Tensor) -> Tensor:
     """Rows (rows, M) times slabs (outer, M, inner), side by side."""
     product = work.take("z", len(left), len(slabs) * slabs.shape[2])
     for columns, matrix in matrices(work, slabs):
-        torch.mm(left, matrix, out=product[:, columns])
+        work.multiply(left, matrix, product[:, columns], together=True)
     return product
 
 

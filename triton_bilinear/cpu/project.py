@@ -8,7 +8,6 @@ from .budget import piece_elements
 from .costs import Plan
 from .dots import add_products
 from .pieces import columns_of, row_pieces, tiles
-from .shares import multiply
 from .workspace import Workspace
 
 
@@ -24,11 +23,10 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
         if bias is not None:
             target.copy_(bias)
         for (p, r), matrix in zip(grid, matrices, strict=True):
-            projected = workspace.take("projected", left.shape[0], matrix.shape[1])
-            multiply(left, matrix, projected, workspace.threads)
-            tile = projected.view(left.shape[0], -1, r.stop - r.start)
+            tile = workspace.product("projected", left, matrix).view(left.shape[0], -1, r.stop - r.start)
             started = bias is not None or r.start > 0
             add_products(workspace, columns_of(right, r), tile.mT, columns_of(target, p), started)
+            del tile  # before the next one is made
         workspace.store(piece, target)
 
 
@@ -48,7 +46,7 @@ def contract_keep(
         for (outer, inner), matrix in zip(grid, matrices, strict=True):
             start = outer.start * r + inner.start
             part = columns_of(projected, slice(start, start + matrix.shape[1]))
-            multiply(left, matrix, part, workspace.threads)
+            workspace.multiply(left, matrix, part)
         target = workspace.target("out", piece, piece_elements(out.device))
         if bias is not None:
             target.copy_(bias)

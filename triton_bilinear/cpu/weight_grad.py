@@ -31,5 +31,5 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
         else:
             for count, (left, *others) in enumerate(zip(*pieces, strict=True)):
                 product = products(workspace, *others)
-                target.addmm_(left.t(), product) if count else torch.mm(left.t(), product, out=target)
+                workspace.multiply(left.t(), product, target, add=count > 0, together=True)
         workspace.store(tile, target)

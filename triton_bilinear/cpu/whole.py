@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from . import onednn
 from .workspace import ACCUMULATE, fusible
 
 # Elements of the largest intermediate, and of the largest product of two features where no other is smaller: there a
@@ -52,16 +53,16 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
     p, q, r = weight.shape
     if _is_product_least(weight) or weight.numel() > LARGEST:
         pairs, matrix = _pairs(u, v), weight.reshape(p, -1).t()
-        torch.mm(pairs, matrix, out=out) if bias is None else torch.addmm(bias, pairs, matrix, out=out)
+        _mm(pairs, matrix, out, bias)
         return
     if q < r:
         u, v, weight = v, u, weight.mT
-    _dot(torch.mm(u, _sides(weight)).view(-1, p, v.shape[1]), v, bias, out)
+    _dot(_mm(u, _sides(weight)).view(-1, p, v.shape[1]), v, bias, out)
 
 
 def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, kept: Tensor) -> None:
     """The same, and kept[i, p, r] = sum_q u[i, q] weight[p, q, r]."""
-    torch.mm(u, _sides(weight), out=kept.view(u.shape[0], -1))
+    _mm(u, _sides(weight), kept.view(u.shape[0], -1))
     _dot(kept, v, bias, out)
 
 
@@ -73,7 +74,7 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
         contract(g, y, weight.transpose(0, 1), None, out_x)
         contract(g, x, weight.permute(2, 0, 1), None, out_y)
         return
-    tile = torch.mm(g, weight.reshape(outputs, -1)).view(-1, m, n)
+    tile = _mm(g, weight.reshape(outputs, -1)).view(-1, m, n)
     torch.bmm(y.unsqueeze(1), tile.mT, out=out_x.unsqueeze(1))
     torch.bmm(x.unsqueeze(1), tile, out=out_y.unsqueeze(1))
 
@@ -86,9 +87,9 @@ def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
     alone, *others = (factors[axis] for axis in axes)
     target = out.permute(axes)
     if target.is_contiguous():
-        torch.mm(alone.t(), _pairs(*others), out=target.view(alone.shape[1], -1))
+        _mm(alone.t(), _pairs(*others), target.view(alone.shape[1], -1))
     else:
-        target.copy_(torch.mm(alone.t(), _pairs(*others)).view(target.shape))
+        target.copy_(_mm(alone.t(), _pairs(*others)).view(target.shape))
 
 
 def in_wide_dtype(primitive: Callable[..., None], inputs: tuple[Tensor | None, ...], *outputs: Tensor) -> None:
@@ -107,6 +108,16 @@ def in_wide_dtype(primitive: Callable[..., None], inputs: tuple[Tensor | None, .
 def _pairs(u: Tensor, v: Tensor) -> Tensor:
     """The products u[i, q] v[i, r] as a matrix (rows, Q R)."""
     return (u.unsqueeze(2) * v.unsqueeze(1)).reshape(u.shape[0], -1)
+
+
+def _mm(left: Tensor, right: Tensor, out: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """left right + bias, in `out` if there is one."""
+    if onednn.serves(left.dtype, left.device) and onednn.is_dense(right):
+        if out is None and onednn.pays(left, right):
+            return onednn.product(left, right, bias)
+        if out is not None and onednn.pays_to_copy(left, right):
+            return out.copy_(onednn.product(left, right, bias))
+    return torch.mm(left, right, out=out) if bias is None else torch.addmm(bias, left, right, out=out)
 
 
 def _sides(weight: Tensor) -> Tensor:

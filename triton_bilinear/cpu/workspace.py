@@ -9,9 +9,10 @@ from typing import Generic, TypeGuard, TypeVar
 import torch
 from torch import Tensor
 
+from . import onednn
 from .costs import blas_takes, is_matrix, one_axis
 from .pieces import row_pieces
-from .shares import threads_of
+from .shares import multiply, threads_of
 
 T = TypeVar("T")
 
@@ -63,7 +64,8 @@ class Workspace:
         self.dtype = like.dtype if rounded else ACCUMULATE[like.dtype]
         self._rounded = rounded
         self.device = like.device
-        self.threads = threads_of(like.device)
+        self._onednn = onednn.serves(self.dtype, like.device)
+        self.threads = threads_of(like.device, self.dtype)
         self._buffers: dict[str, Tensor] = {}
         self._shaped: dict[tuple[str | int, ...], Tensor] = {}
 
@@ -79,6 +81,33 @@ class Workspace:
             self._shaped.clear()  # which may hold the smaller buffer
         self._shaped[key] = buffer[:size].view(shape)
         return self._shaped[key]
+
+    def product(self, name: str, left: Tensor, right: Tensor) -> Tensor:
+        """left right, in the buffer `name` or in a tensor of its own. Shapes: (rows, K), (K, columns)."""
+        if self._onednn and onednn.pays(left, right):
+            return onednn.product(left, self._dense(right))
+        target = self.take(name, left.shape[0], right.shape[1])
+        multiply(left, right, target, self.threads)
+        return target
+
+    def multiply(self, left: Tensor, right: Tensor, target: Tensor, add: bool = False, together: bool = False) -> None:
+        """target = left right, added to what is there if `add`; `together`: by all threads, not by each its rows."""
+        if self._onednn and onednn.pays_to_copy(left, right):
+            result = onednn.product(left, self._dense(right))
+            target.add_(result) if add else target.copy_(result)
+        else:
+            multiply(left, right, target, 1 if together else self.threads, add)
+
+    def multiply_each(self, left: Tensor, rights: Tensor, targets: Tensor, add: bool) -> None:
+        """The same of one left operand and as many right ones as there are threads. Shapes: (threads, K, columns)."""
+        if self.threads == 1:
+            self.multiply(left, rights[0], targets[0], add)
+            return
+        left = left.expand(len(rights), -1, -1)
+        targets.baddbmm_(left, rights) if add else torch.bmm(left, rights, out=targets)
+
+    def _dense(self, matrix: Tensor) -> Tensor:
+        return matrix if onednn.is_dense(matrix) else self.copy("dense", matrix)
 
     def copy(self, name: str, tensor: Tensor) -> Tensor:
         """A contiguous copy of `tensor` in the buffer `name`."""

@@ -1,0 +1,59 @@
+"""Matrix products of float32 by oneDNN, on a CPU whose vectors MKL leaves half empty.
+
+torch's own products of float32 are MKL's, which keeps CPUs of other makers than Intel to AVX2; oneDNN's are more than
+twice as fast where vectors of AVX-512 are multiplied at once, as on a Zen 5. torch reaches these by the operator that
+its compiler takes for a linear layer. It returns a new tensor; and where its right operand is not dense it falls back
+to a loop that is a thousand times as slow.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+# Multiply-adds of a product from which oneDNN's is no slower, and of a sum from which it makes up for a copy of it.
+LEAST = 2**21
+SHORTEST = 8
+# Elements of a new tensor that is copied, and so takes memory beside its copy.
+LARGEST = 2**19
+# Rows that meet a matrix from which a dense copy of it pays.
+FEWEST_ROWS = 32
+
+
+def serves(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether products of this dtype on this device are oneDNN's, where one `pays`."""
+    return _is_there() and dtype == torch.float32 and device.type == "cpu" and bool(torch.backends.mkldnn.enabled)
+
+
+@cache
+def _is_there() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    # The one mark of AMD's CPUs with units of 512 bits among what torch tells. On those before, both are as fast.
+    wide = bool(capabilities.get("avx512_vp2intersect")) and str(capabilities.get("cpu_name")).startswith("AMD")
+    return wide and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def pays(left: Tensor, right: Tensor) -> bool:
+    """Whether oneDNN multiplies these faster, with a copy of the right one if need be, in a new tensor."""
+    (rows, length), columns = left.shape, right.shape[1]
+    if length < SHORTEST or rows * length * columns < LEAST:
+        return False
+    return rows >= FEWEST_ROWS or is_dense(right)
+
+
+def pays_to_copy(left: Tensor, right: Tensor) -> bool:
+    """The same with a copy of the product."""
+    return left.shape[0] * right.shape[1] <= LARGEST and pays(left, right)
+
+
+def is_dense(matrix: Tensor) -> bool:
+    """Whether a matrix or its transpose is contiguous."""
+    return matrix.is_contiguous() or matrix.t().is_contiguous()
+
+
+def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """left right + bias, a new tensor. Shapes: (rows, K), (K, columns), dense, (columns,); (rows, columns)."""
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), bias, "none", [], "")
+    return made
