@@ -51,12 +51,12 @@ SIZES = {"b": BATCH, "p": P, "q": Q, "r": R}
 def no_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same on every CPU; test_cpu_matrix_unit.py has the others, `by_onednn` takes them to oneDNN's products."""
     monkeypatch.setattr(matrix_unit, "serves", lambda tensor: False)
-    monkeypatch.setattr(onednn, "_is_there", lambda: False)
+    monkeypatch.setattr(onednn, "is_there", lambda: False)
 
 
 def by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products of float32 are oneDNN's, however small they are."""
-    monkeypatch.setattr(onednn, "_is_there", lambda: True)
+    monkeypatch.setattr(onednn, "is_there", lambda: True)
     for name in ("LEAST", "SHORTEST", "FEWEST_ROWS"):
         monkeypatch.setattr(onednn, name, 1)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 import triton_bilinear as tb
 from triton_bilinear import cpu
 from triton_bilinear.cpu import budget as cpu_budget
-from triton_bilinear.cpu import matrix_unit, orders, rounded, rounded_joint, rounded_project, unit_plans, whole
+from triton_bilinear.cpu import matrix_unit, onednn, orders, rounded, rounded_joint, rounded_project, unit_plans, whole
 from triton_bilinear.cpu.costs import Plan, Weight
 from triton_bilinear.cpu.pieces import row_pieces
 
@@ -38,6 +38,7 @@ def room(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
 def unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """There is one, all else is too dear, no problem is small, and pieces are."""
     monkeypatch.setattr(matrix_unit, "serves", lambda tensor: tensor.dtype == torch.bfloat16)
+    monkeypatch.setattr(onednn, "is_there", lambda: False)
     for rate in ("rate", "rate_of_all", "rate_of_shares", "rate_by_transpose"):
         monkeypatch.setattr(orders, rate, lambda *sizes: 1e-9)
     monkeypatch.setattr(matrix_unit, "PIECE", 2**17)
@@ -344,7 +345,7 @@ def test_what_the_joint_order_holds(joint_calls: list[str]) -> None:
 @pytest.mark.parametrize("weight", [torch.randn(3, 4, 5), torch.randn(3, 4, 5).half()], ids=["float32", "float16"])
 def test_other_dtypes_have_none(weight: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(matrix_unit, "_is_there", lambda: True)
+    monkeypatch.setattr(matrix_unit, "_unit", lambda: matrix_unit.AMX)
     assert not matrix_unit.serves(weight)
     assert matrix_unit.serves(weight.bfloat16()) == torch.backends.mkldnn.is_available()
     with torch.backends.mkldnn.flags(enabled=False):

@@ -26,7 +26,7 @@ CUTS = {"whole": (2**22, 512), "pieces": (2**15, 5)}
 def unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """There is one, and it always pays."""
     monkeypatch.setattr(matrix_unit, "serves", lambda tensor: tensor.dtype == torch.bfloat16)
-    monkeypatch.setattr(matrix_unit, "SPEED", 1e9)
+    monkeypatch.setattr(matrix_unit, "costs", lambda: matrix_unit.AMX._replace(speed=1e9))
     monkeypatch.setattr(pair_plans, "SAVED", 0)
     monkeypatch.setattr(matrix_unit, "FEW_ROWS", 0)
 

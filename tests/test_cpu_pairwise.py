@@ -36,7 +36,7 @@ CUTS = {"whole": (2**19, 512, 2**19, 2**16), "rows": (2**10, 3, 2**19, 2**16), "
 @pytest.fixture(autouse=True)
 def no_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same on every CPU."""
-    monkeypatch.setattr(onednn, "_is_there", lambda: False)
+    monkeypatch.setattr(onednn, "is_there", lambda: False)
 
 
 @pytest.fixture(params=CUTS)

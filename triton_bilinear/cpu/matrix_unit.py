@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from functools import cache
 from math import gcd
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from . import onednn
 from .budget import MANY
 
 # Elements of all buffers of a call: where einsum holds few, and else one part of those, or at most.
@@ -31,14 +33,27 @@ PIECE = 2**21
 LARGEST_PIECE = 2**22
 MOST_ROWS = 512
 
-# What torch calls them.
-INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
+
+class Costs(NamedTuple):
+    """Of a kind of unit, in multiply-adds of MKL's product of float32 on its CPU.
+
+    speed: multiply-adds of bfloat16 in the time of one. short_sum: what is fixed for each sum, of bfloat16.
+    dot_of_all: one multiply-add of the joint order's dot products, of what another core has made.
+    """
+
+    speed: float
+    short_sum: float
+    dot_of_all: float
+
+
+# As measured on a Xeon with AMX; on a Zen 5, where MKL's product is of AVX2; and as the width of the instructions has
+# it on CPUs before.
+AMX = Costs(3.0, 32.0, 28.0)
+BESIDE_AVX2 = Costs(4.2, 0.0, 5.0)
+AVX512 = Costs(2.0, 0.0, 5.0)
 
 # Rows that keep the unit busy.
 FEWEST_ROWS = 48
-
-# Multiply-adds of bfloat16 that take as long as one of float32: 3 on a Xeon with AMX, 4 on a Zen 5 beside MKL's.
-SPEED = 3.0
 
 # oneDNN, as it comes with torch 2.13: the end of a sum whose length is no multiple of this brings a NaN of one row into
 # others (its issue 5717). And some products of few rows (those of the left operand, or with a column-major result those
@@ -55,13 +70,25 @@ LONGEST = FEW_ELEMENTS // FEW_ROWS
 
 def serves(tensor: Tensor) -> bool:
     """Whether torch multiplies matrices of this tensor's dtype and device by a matrix unit."""
-    return tensor.dtype == torch.bfloat16 and tensor.is_cpu and bool(torch.backends.mkldnn.enabled) and _is_there()
+    is_served = tensor.dtype == torch.bfloat16 and tensor.is_cpu and bool(torch.backends.mkldnn.enabled)
+    return is_served and _unit() is not None
+
+
+def costs() -> Costs:
+    """Of the unit that is there."""
+    return _unit() or AMX
 
 
 @cache
-def _is_there() -> bool:
+def _unit() -> Costs | None:
+    if not torch.backends.mkldnn.is_available():
+        return None
     capabilities = torch.cpu.get_capabilities()
-    return torch.backends.mkldnn.is_available() and any(capabilities.get(name) for name in INSTRUCTIONS)
+    if capabilities.get("amx_bf16"):
+        return AMX
+    if capabilities.get("avx512_bf16"):
+        return BESIDE_AVX2 if onednn.is_there() else AVX512
+    return None
 
 
 def room(held: int, longest_sum: int) -> int:

@@ -24,11 +24,12 @@ FEWEST_ROWS = 32
 
 def serves(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether products of this dtype on this device are oneDNN's, where one `pays`."""
-    return _is_there() and dtype == torch.float32 and device.type == "cpu" and bool(torch.backends.mkldnn.enabled)
+    return is_there() and dtype == torch.float32 and device.type == "cpu" and bool(torch.backends.mkldnn.enabled)
 
 
 @cache
-def _is_there() -> bool:
+def is_there() -> bool:
+    """Whether the CPU is one of those, and torch reaches oneDNN."""
     capabilities = torch.cpu.get_capabilities()
     # The one mark of AMD's CPUs with units of 512 bits among what torch tells. On those before, both are as fast.
     wide = bool(capabilities.get("avx512_vp2intersect")) and str(capabilities.get("cpu_name")).startswith("AMD")

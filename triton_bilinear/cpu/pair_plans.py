@@ -131,4 +131,4 @@ def _pays(weight: Tensor, batch: int, s: int, t: int, work: int) -> bool:
     """Whether the unit's multiply-adds for a sample and output, of padded sums, take less time than float32's."""
     outputs, m, n = weight.shape
     plain = min(pair_work(s, t, m, n), pair_work(t, s, n, m))
-    return batch * outputs * (plain - work / unit.SPEED) > SAVED
+    return batch * outputs * (plain - work / unit.costs().speed) > SAVED

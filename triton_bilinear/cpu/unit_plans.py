@@ -12,13 +12,11 @@ from . import matrix_unit as unit
 from .costs import COPY, Plan, Sizes, Weight
 from .pieces import piece_lengths
 
-# Multiply-adds of the float32 product that take as long as ... (all measured on a Xeon with AMX)
+# Multiply-adds of the float32 product that take as long as ... (measured on a Xeon with AMX; `Costs` has others)
 ONE_BY_ONE = 20.0  # one element of the products of two rows, multiplied one by one
 LEFT_OVER = 150.0  # one of those at the end of a row that do not fill a vector
 BY_UNIT = 12.0  # the same by the unit, a product of matrices for each row; or of dot products of each row
-DOT_OF_ALL = 28.0  # one multiply-add of the joint order's dot products, of what another core has made
 ROW = 20e3  # what is fixed for each such row
-SHORT_SUM = 32.0  # what is fixed for each sum, of bfloat16
 TRANSPOSED = 150.0  # one element of a copied weight whose inner axis is another
 SHORT_RUN = 32.0  # what is fixed for each run of elements of a copied weight, where they are few
 UNIT_CALL = 2.5e6  # what is fixed for each product of the unit
@@ -86,7 +84,7 @@ def project_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterato
         return
     columns = outputs * r
     pieces, parts = -(-batch // rows), -(-p * r // columns)
-    cost = batch * p * r * (q + SHORT_SUM) / _rate(rows, outputs * r, few=16)
+    cost = batch * p * r * (q + unit.costs().short_sum) / _rate(rows, outputs * r, few=16)
     cost += batch * (p * r * BY_UNIT + parts * ROW) + pieces * -(-p // outputs) * UNIT_CALL
     if not in_place:
         cost += p * q * r * pieces * _copied(weight, axes) * (1 + SHORT_RUN * r / columns * inner)
@@ -106,8 +104,8 @@ def joint_plans(batch: int, weight: Weight, held: int) -> Iterator[Plan]:
         most = (room - copied) // (columns + length + 2 * (outer + inner))
         for rows in _rows(batch, columns, most, again=copied > 0):
             pieces, parts = -(-batch // rows), -(-q // features)
-            cost = batch * columns * (length + SHORT_SUM) / _rate(rows, features * inner, few=16)
-            cost += 2 * batch * (columns * DOT_OF_ALL + ROW) + pieces * (parts + 2) * UNIT_CALL
+            cost = batch * columns * (length + unit.costs().short_sum) / _rate(rows, features * inner, few=16)
+            cost += 2 * batch * (columns * unit.costs().dot_of_all + ROW) + pieces * (parts + 2) * UNIT_CALL
             if copied:
                 cost += length * q * inner * pieces * _copied(weight, (0, 1, 2))
             yield Plan("rounded_joint", (0, 1, 2), rows, columns, cost, features)
@@ -144,7 +142,7 @@ def _copied(weight: Weight, axes: Sizes) -> float:
 
 def _rate(rows: int, columns: int, few: float) -> float:
     """Multiply-adds for one of the float32 product, of (rows, ...) x (..., columns); `few` columns leave half of it."""
-    return unit.SPEED * rows / (rows + 32.0) * columns / (columns + few)
+    return unit.costs().speed * rows / (rows + 32.0) * columns / (columns + few)
 
 
 def multiplies_rows(outer: int, inner: int) -> bool:
