@@ -13,6 +13,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from .transposed import transposed
+
 # Multiply-adds of a product from which oneDNN's is no slower, and of a sum from which it makes up for a copy of it.
 LEAST = 2**21
 SHORTEST = 8
@@ -56,5 +58,7 @@ def is_dense(matrix: Tensor) -> bool:
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """left right + bias, a new tensor. Shapes: (rows, K), (K, columns), dense, (columns,); (rows, columns)."""
+    if not left.is_contiguous():
+        left = transposed(left.t())  # a copy that is made faster than oneDNN's
     made: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), bias, "none", [], "")
     return made

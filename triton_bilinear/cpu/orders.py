@@ -176,6 +176,8 @@ def _together(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterat
     for rows, columns, pieces in shapes(batch, o, i, budget, _made(in_place, a, budget), weight.converted):
         reached = (rate_by_onednn if budget.onednn else rate_of_all)(a, rows, columns)
         cost = batch * a * o * i / reached + batch * o * i * product_cost(i) + pieces * _call(budget)
+        if budget.onednn:  # of dense operands
+            cost += batch * a * -(-o * i // columns) * TURNED
         yield Plan("weight", axes, rows, columns, cost + (0 if in_place else _stored(weight, axes[2])))
 
 
