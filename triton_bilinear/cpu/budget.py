@@ -34,6 +34,7 @@ VECTOR = 16
 # In half precision, where einsum holds more elements than this, a buffer of float32 is no more than one part of those.
 MANY = 2**23
 ONE_PART_OF_HELD = 36
+ONE_PART_FOR_ONEDNN = 48  # with the new tensors that it returns
 
 
 class Budget(NamedTuple):
@@ -61,7 +62,8 @@ def budget_of(device: torch.device, dtype: torch.dtype, rows: int, sizes: Sizes)
     if device.type != "cpu" or dtype == torch.float64:
         return Budget(buffer, buffer, threads, held)
     if dtype != torch.float32:
-        buffer = min(buffer, held // ONE_PART_OF_HELD) if held > MANY else buffer
+        part = ONE_PART_FOR_ONEDNN if onednn else ONE_PART_OF_HELD
+        buffer = min(buffer, held // part) if held > MANY else buffer
     if dtype != torch.float32 or onednn:
         return Budget(buffer, buffer, threads, held, onednn)
     p, q, r = sizes

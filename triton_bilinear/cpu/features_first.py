@@ -50,9 +50,10 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
         for left, right in zip(*rows, strict=True):
             yield transposed(left), transposed(right)
 
-    size = outer.numel() + inner.numel()
-    kept = list(turned(slice(None), slice(None))) if size <= piece_elements(alone.device) else None
-    for o, i in tiles(outer.shape[-1], inner.shape[-1], plan.columns):
+    grid = list(tiles(outer.shape[-1], inner.shape[-1], plan.columns))
+    again = len(grid) > 1 and outer.numel() + inner.numel() <= piece_elements(alone.device)
+    kept = list(turned(slice(None), slice(None))) if again else None
+    for o, i in grid:
         tile = out[:, o, i].permute(1, 2, 0)
         target = workspace.rows_target("out", tile)
         factors = turned(o, i) if kept is None else ((left[o], right[i]) for left, right in kept)

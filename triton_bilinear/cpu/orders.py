@@ -41,13 +41,15 @@ def _khatri_rao(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iter
     """Of the weight as it lies, and of copies as matrices (q r, p) in row-major order."""
     p, q, r = (weight.sizes[axis] for axis in axes)
     dense, in_place = weight.strides[axes[0]] == 1, weight.lies_as(axes)
-    if budget.onednn:  # reads a transpose as fast, and makes a new tensor of all outputs
-        forms, longest = [False], max(weight.sizes)
+    if budget.onednn:  # reads a transpose as fast
+        forms = [False]
     else:
-        forms, longest = [False, True] if in_place and not dense else [not in_place], weight.converted
+        forms = [False, True] if in_place and not dense else [not in_place]
     for copies in forms:
         copied = p if copies else _copied(weight, axes, budget)
-        for rows, columns, pieces in shapes(batch, q, r, budget, copied, longest, beside=copied * q * r):
+        for rows, columns, pieces in shapes(
+            batch, q, r, budget, copied, _longest(weight, budget), beside=copied * q * r
+        ):
             if copies or dense or budget.onednn:
                 reached = _rate(budget, rows, columns, p)
             else:
@@ -65,7 +67,7 @@ def _features_first(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> 
     dense, in_place = weight.strides[axes[2]] == 1, weight.lies_as(axes)
     if in_place and not dense:
         return
-    for rows, *_ in shapes(batch, q, r, budget, converted=max(weight.sizes), many=True):
+    for rows, *_ in shapes(batch, q, r, budget, converted=max(weight.sizes), many=not budget.onednn):
         count, share = padded_share(rows, budget.threads)
         if count * share * max(weight.sizes) > budget.buffer:
             continue
@@ -84,7 +86,7 @@ def _features_first(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> 
 def _project(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[Plan]:
     p, q, r = (weight.sizes[axis] for axis in axes)
     lying = axes[1], axes[0], axes[2]
-    for rows, columns, pieces in shapes(batch, p, r, budget, _copied(weight, lying, budget), weight.converted):
+    for rows, columns, pieces in shapes(batch, p, r, budget, _copied(weight, lying, budget), _longest(weight, budget)):
         reached = _rate(budget, rows, q, columns)
         cost = batch * p * q * r / reached + batch * p * r * dot_cost(r) + pieces * (CALL + _call(budget))
         cost += _tile_copies(batch, rows, columns, weight, lying, budget)
@@ -99,6 +101,11 @@ def _rate(budget: Budget, rows: int, inner: int, columns: int) -> float:
 
 def _call(budget: Budget) -> float:
     return ONEDNN_CALL if budget.onednn else CALL
+
+
+def _longest(weight: Weight, budget: Budget) -> int:
+    """The longest rows of factors and results that are copied: to be dense for oneDNN, or in another dtype."""
+    return max(weight.sizes) if budget.onednn else weight.converted
 
 
 def _made(in_place: bool, length: int, budget: Budget) -> int:
@@ -147,7 +154,7 @@ def plan_joint(batch: int, weight: Weight, budget: Budget) -> Plan:
     p, q, r = weight.sizes
     axes = 0, 1, 2
     plans = []
-    for rows, columns, pieces in shapes(batch, q, r, budget, _copied(weight, axes, budget), weight.converted):
+    for rows, columns, pieces in shapes(batch, q, r, budget, _copied(weight, axes, budget), _longest(weight, budget)):
         reached = _rate(budget, rows, p, columns)
         cost = batch * p * q * r / reached + 2 * batch * q * r * dot_cost(r) + pieces * (2 * CALL + _call(budget))
         cost += _tile_copies(batch, rows, columns, weight, axes, budget)
@@ -173,7 +180,7 @@ def _together(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterat
     """The sum over rows by all threads."""
     a, o, i = (weight.sizes[axis] for axis in axes)
     in_place = weight.lies_as(axes)
-    for rows, columns, pieces in shapes(batch, o, i, budget, _made(in_place, a, budget), weight.converted):
+    for rows, columns, pieces in shapes(batch, o, i, budget, _made(in_place, a, budget), _longest(weight, budget)):
         reached = (rate_by_onednn if budget.onednn else rate_of_all)(a, rows, columns)
         cost = batch * a * o * i / reached + batch * o * i * product_cost(i) + pieces * _call(budget)
         if budget.onednn:  # of dense operands
@@ -199,7 +206,9 @@ def _features_first_weight(batch: int, weight: Weight, axes: Sizes, budget: Budg
     a, o, i = (weight.sizes[axis] for axis in axes)
     in_place = weight.lies_as(axes) and weight.strides[axes[0]] == 1
     budget = budget._replace(product=budget.buffer)
-    for rows, columns, pieces in shapes(batch, o, i, budget, _made(in_place, a, budget), max(weight.sizes), many=True):
+    for rows, columns, pieces in shapes(
+        batch, o, i, budget, _made(in_place, a, budget), max(weight.sizes), many=not budget.onednn
+    ):
         reached = _rate(budget, columns, rows, a)
         cost = batch * a * o * i / reached + batch * o * i * product_cost(rows) + pieces * _call(budget)
         kept = batch * (o + i) <= budget.buffer
