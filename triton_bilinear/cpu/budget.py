@@ -34,7 +34,7 @@ VECTOR = 16
 # In half precision, where einsum holds more elements than this, a buffer of float32 is no more than one part of those.
 MANY = 2**23
 ONE_PART_OF_HELD = 36
-ONE_PART_FOR_ONEDNN = 48  # with the new tensors that it returns
+ONE_PART_FOR_ONEDNN = 56  # with the new tensors that it returns
 
 
 class Budget(NamedTuple):
