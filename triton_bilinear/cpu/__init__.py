@@ -2,8 +2,9 @@
 
 For every device without Triton. Each function writes its results into tensors that the caller made; inputs and results
 may have any strides, with features on the last axis. Sums are accumulated in float32 (float64 for float64) and rounded
-once; on a matrix unit what lies between two products is too (see `matrix_unit`). Beside the results a call takes a
-workspace of bounded size, whatever the batch.
+once; on a matrix unit what lies between two products is too (see `matrix_unit`). Products are MKL's, dealt to the
+threads by `shares`, or on some CPUs those of `onednn`. Beside the results a call takes a workspace of bounded size,
+whatever the batch.
 """
 
 from __future__ import annotations
