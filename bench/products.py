@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 RUNS = 10
 # Of torch's operators: matrix products, unless one is a row (those are dot products), and passes over elements.
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_"} | {
-    "mkldnn::_linear_pointwise"
+    "mkldnn::_linear_pointwise"  # oneDNN's
 }
 PASSES = {"aten::mul", "aten::add", "aten::add_", "aten::copy_", "aten::sum", "aten::zero_", "aten::fill_"} | {
     "aten::native_channel_shuffle"  # transposes

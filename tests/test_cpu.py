@@ -72,7 +72,7 @@ def tiny_shares(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(shares, "FEWEST", 1)
     monkeypatch.setattr(cpu_budget, "VECTOR", 2)
     for module in (workspace, cpu_budget):
-        monkeypatch.setattr(module, "threads_of", lambda device, dtype: request.param)
+        monkeypatch.setattr(module, "threads_of", lambda device: request.param)
 
 
 @pytest.fixture

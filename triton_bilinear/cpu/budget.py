@@ -57,18 +57,16 @@ def piece_elements(device: torch.device) -> int:
 
 def budget_of(device: torch.device, dtype: torch.dtype, rows: int, sizes: Sizes) -> Budget:
     """For a contraction of so many rows in a step whose weight has these sizes (L, M, N) and this dtype."""
-    buffer, held, made_of = piece_elements(device), held_by_einsum(rows, sizes), ACCUMULATE[dtype]
-    threads, onednn = threads_of(device, made_of), rows >= FEWEST_ROWS and serves(made_of, device)
-    if device.type != "cpu" or dtype == torch.float64:
-        return Budget(buffer, buffer, threads, held)
-    if dtype != torch.float32:
-        part = ONE_PART_FOR_ONEDNN if onednn else ONE_PART_OF_HELD
-        buffer = min(buffer, held // part) if held > MANY else buffer
-    if dtype != torch.float32 or onednn:
-        return Budget(buffer, buffer, threads, held, onednn)
-    p, q, r = sizes
-    allowed = min(p * q * r, rows * min(p * q, p * r, q * r) // ONE_PART_OF)
-    return Budget(buffer, min(max(buffer, allowed), TIMES_AS_LARGE * buffer), threads, held)
+    buffer, held = piece_elements(device), held_by_einsum(rows, sizes)
+    onednn = rows >= FEWEST_ROWS and serves(ACCUMULATE[dtype], device)
+    if device.type == "cpu" and dtype.itemsize < 4 and held > MANY:
+        buffer = min(buffer, held // (ONE_PART_FOR_ONEDNN if onednn else ONE_PART_OF_HELD))
+    product = buffer
+    if device.type == "cpu" and dtype == torch.float32 and not onednn:
+        p, q, r = sizes
+        allowed = min(p * q * r, rows * min(p * q, p * r, q * r) // ONE_PART_OF)
+        product = min(max(buffer, allowed), TIMES_AS_LARGE * buffer)
+    return Budget(buffer, product, 1 if onednn else threads_of(device), held, onednn)
 
 
 def held_by_einsum(rows: int, sizes: Sizes) -> int:

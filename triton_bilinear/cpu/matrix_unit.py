@@ -46,11 +46,9 @@ class Costs(NamedTuple):
     dot_of_all: float
 
 
-# As measured on a Xeon with AMX; on a Zen 5, where MKL's product is of AVX2; and as the width of the instructions has
-# it on CPUs before.
-AMX = Costs(3.0, 32.0, 28.0)
-BESIDE_AVX2 = Costs(4.2, 0.0, 5.0)
-AVX512 = Costs(2.0, 0.0, 5.0)
+AMX = Costs(3.0, 32.0, 28.0)  # measured on a Xeon
+BESIDE_AVX2 = Costs(4.2, 0.0, 5.0)  # measured on a Zen 5, where MKL's product is of AVX2 (see `onednn`)
+AVX512 = Costs(2.0, 0.0, 5.0)  # not measured: an instruction does twice the multiply-adds of one of float32
 
 # Rows that keep the unit busy.
 FEWEST_ROWS = 48

@@ -123,10 +123,10 @@ def _tile_copies(
     batch: int, rows: int, columns: int, weight: Weight, axes: Sizes, budget: Budget, each: float = COPY
 ) -> float:
     """What it costs to copy the tiles of a weight, so many columns of a matrix (axes[0], axes[1] axes[2])."""
-    elements, whole = prod(weight.sizes), columns == weight.sizes[axes[1]] * weight.sizes[axes[2]]
-    if not _copied(weight, axes, budget) or (whole and weight.lies_as(axes)):
+    whole = weight.sizes[axes[1]] * weight.sizes[axes[2]]
+    if not _copied(weight, axes, budget) or (columns == whole and weight.lies_as(axes)):
         return 0.0
-    return _copies(batch, rows, columns, columns if whole else 0) * elements * each
+    return _copies(batch, rows, columns, whole) * prod(weight.sizes) * each
 
 
 def _copies(batch: int, rows: int, columns: int, whole: int) -> int:

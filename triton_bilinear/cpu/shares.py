@@ -9,19 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import onednn
-
 # Rows of a share; fewer are too little work for the other operand, which each thread reads.
 FEWEST = 64
 
 
-def threads_of(device: torch.device, dtype: torch.dtype) -> int:
-    """How many threads torch gives the matrices of a batch to; 1 where they are made one after another.
-
-    Of this dtype; and 1 where a product is oneDNN's, which is faster still.
-    """
-    if onednn.serves(dtype, device):
-        return 1
+def threads_of(device: torch.device) -> int:
+    """How many threads torch gives the matrices of a batch to; 1 where they are made one after another."""
     return torch.get_num_threads() if device.type == "cpu" and torch.backends.mkl.is_available() else 1
 
 

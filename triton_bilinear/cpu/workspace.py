@@ -65,7 +65,7 @@ class Workspace:
         self._rounded = rounded
         self.device = like.device
         self._onednn = onednn.serves(self.dtype, like.device)
-        self.threads = threads_of(like.device, self.dtype)
+        self.threads = 1 if self._onednn else threads_of(like.device)
         self._buffers: dict[str, Tensor] = {}
         self._shaped: dict[tuple[str | int, ...], Tensor] = {}
 
