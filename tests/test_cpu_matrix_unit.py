@@ -34,19 +34,26 @@ def room(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
     monkeypatch.setattr(matrix_unit, "room", lambda held, longest_sum: elements)
 
 
-@pytest.fixture(autouse=True)
-def unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """There is one, all else is too dear, no problem is small, and pieces are."""
+def skip_if_not_served(kind: matrix_unit.Unit) -> None:
+    """Skips sums of any length where the CPU's unit does not take them."""
+    if kind.sum_multiple < matrix_unit.kind().sum_multiple and matrix_unit.serves(torch.empty(0).bfloat16()):
+        pytest.skip("the unit of this CPU does not take sums of any length")
+
+
+@pytest.fixture(autouse=True, params=[matrix_unit.AMX, matrix_unit.AVX512], ids=["AMX", "AVX-512"])
+def unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[matrix_unit.Unit]:
+    """There is one of each kind, all else is too dear, no problem is small, and pieces are."""
+    skip_if_not_served(request.param)
     monkeypatch.setattr(matrix_unit, "serves", lambda tensor: tensor.dtype == torch.bfloat16)
+    monkeypatch.setattr(matrix_unit, "kind", lambda: request.param._replace(piece=2**17))
     monkeypatch.setattr(onednn, "is_there", lambda: False)
     for rate in ("rate", "rate_of_all", "rate_of_shares", "rate_by_transpose"):
         monkeypatch.setattr(orders, rate, lambda *sizes: 1e-9)
-    monkeypatch.setattr(matrix_unit, "PIECE", 2**17)
     room(monkeypatch, 2**18)
     monkeypatch.setattr(whole, "LARGEST", 0)
     for planner in PLANNERS:
         planner.cache_clear()
-    yield
+    yield request.param
     for planner in PLANNERS:
         planner.cache_clear()
 
@@ -156,7 +163,7 @@ def test_products_by_the_unit_and_one_by_one(axes, one_by_one: bool, monkeypatch
     rounded.grad_weight(*(inputs[axis] for axis in axes), out.permute(axes), plan)
     check("grad_weight", inputs, [out])
     (u, v, weight, bias), (out,) = make("contract", torch.bfloat16, b=70, p=6, q=9, r=10)
-    rounded.contract(u, v, weight, bias, out, Plan("rounded", (0, 1, 2), 33, 9 * 32, cost=0))
+    rounded.contract(u, v, weight, bias, out, Plan("rounded", (0, 1, 2), 33, 9 * matrix_unit.padded(9, 10), cost=0))
     check("contract", [u, v, weight, bias], [out])
 
 
@@ -241,9 +248,11 @@ def test_a_feature_that_is_not_a_number_stays_one_in_the_gradient_of_the_weight(
     assert out[:, [m for m in range(20) if m != 6]].isfinite().all()
 
 
-def test_no_piece_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_piece_ends_the_process(unit: matrix_unit.Unit, monkeypatch: pytest.MonkeyPatch) -> None:
     """None is too large, nor large with few rows; every sum has a length that the unit takes."""
     monkeypatch.undo()
+    monkeypatch.setattr(matrix_unit, "kind", lambda: unit)
+    whole, largest = unit.sum_multiple, min(unit.piece, 2**22)
     seen = Counter()
     few, many = (0, 2**22), (2**27, 3 * 2**21)  # what einsum holds, and the most that all buffers may
     for axes in ((1,), (24,), (31,), (32,), (65,), (100,), (1000,), (5000,), (6401,), (2**17,), (5, 16), (7, 33, 9)):
@@ -254,7 +263,7 @@ def test_no_piece_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
             for plan in unit_plans.contract_plans(axes, weight, (0, 1, 2), held):
                 seen["contract"] += 1
                 pieces = row_pieces(torch.empty(1).expand(*axes, 1), plan.rows)
-                assert plan.columns % 32 == 0
+                assert plan.columns % whole == 0
                 assert plan.columns >= q * r
                 assert plan.rows % 2 == plan.outputs % 2 == 0
                 assert plan.rows * plan.columns <= most
@@ -262,21 +271,21 @@ def test_no_piece_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
                     assert rows * plan.columns <= 2**20 or (rows > 32 and rows * plan.columns <= 2**22)
             for plan in unit_plans.project_plans(batch, weight, (0, 1, 2), held):
                 seen["project"] += 1
-                length, width = (-(-size // 32) * 32 for size in (q, r))
+                length, width = (-(-size // whole) * whole for size in (q, r))
                 assert max(length, width) <= 2**15
                 assert plan.columns % width == 0
-                assert plan.rows * plan.columns <= 2**21
+                assert plan.rows * plan.columns <= largest
                 assert plan.rows * plan.columns + plan.outputs * length * width <= most
             for plan in unit_plans.joint_plans(batch, weight, held):
                 seen["joint"] += 1
-                assert plan.columns % 32**2 == 0
+                assert plan.columns % whole**2 == 0
                 assert plan.columns >= q * r
                 assert plan.rows * plan.columns <= most
             for plan in unit_plans.weight_plans(batch, weight, (0, 1, 2), held):
                 seen["weight"] += 1
-                assert plan.rows % 32 == 0
-                assert batch <= plan.rows < batch + 32
-                assert plan.rows * plan.columns <= 2**21
+                assert plan.rows % whole == 0
+                assert batch <= plan.rows < batch + whole
+                assert plan.rows * plan.columns <= largest
                 assert plan.rows * (plan.columns + 48) <= most
     assert min(seen.values()) > 30
     assert len(seen) == 4

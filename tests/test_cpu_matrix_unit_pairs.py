@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from test_cpu import LAYOUTS, LiveElements, dense, rotated, sliced, transposed
-from test_cpu_matrix_unit import record, room
+from test_cpu_matrix_unit import record, room, skip_if_not_served
 from test_cpu_pairwise import PRIMITIVES, SIZES, check
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,20 +22,22 @@ from triton_bilinear.cpu.pieces import pair_pieces
 CUTS = {"whole": (2**22, 512), "pieces": (2**15, 5)}
 
 
-@pytest.fixture(autouse=True)
-def unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """There is one, and it always pays."""
+@pytest.fixture(autouse=True, params=[matrix_unit.AMX, matrix_unit.AVX512], ids=["AMX", "AVX-512"])
+def unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> matrix_unit.Unit:
+    """There is one of each kind, and it always pays."""
+    skip_if_not_served(request.param)
     monkeypatch.setattr(matrix_unit, "serves", lambda tensor: tensor.dtype == torch.bfloat16)
-    monkeypatch.setattr(matrix_unit, "costs", lambda: matrix_unit.AMX._replace(speed=1e9))
+    monkeypatch.setattr(matrix_unit, "kind", lambda: request.param._replace(speed=1e9))
     monkeypatch.setattr(pair_plans, "SAVED", 0)
     monkeypatch.setattr(matrix_unit, "FEW_ROWS", 0)
+    return request.param
 
 
 @pytest.fixture(params=CUTS)
-def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def cut(request: pytest.FixtureRequest, unit: matrix_unit.Unit, monkeypatch: pytest.MonkeyPatch) -> None:
     elements, rows = CUTS[request.param]
     room(monkeypatch, elements)
-    monkeypatch.setattr(matrix_unit, "MOST_ROWS", rows)
+    monkeypatch.setattr(matrix_unit, "kind", lambda: unit._replace(speed=1e9, rows=rows))
     monkeypatch.setattr(matrix_unit, "FEWEST_ROWS", 1)
 
 
@@ -145,29 +147,30 @@ def sizes_of_plans() -> Iterator[tuple[int, ...]]:
         yield *few, *(draw.choice([1, 7, 32, 65, 256, 512, 2048]) for _ in range(4))
 
 
-def test_no_piece_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_piece_ends_the_process(unit: matrix_unit.Unit, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums have a length that the unit takes, and products of few rows are not large (see `matrix_unit`)."""
     monkeypatch.undo()
+    monkeypatch.setattr(matrix_unit, "kind", lambda: unit)
     monkeypatch.setattr(matrix_unit, "serves", lambda tensor: True)
-    seen = Counter()
+    seen, whole = Counter(), unit.sum_multiple
     for b, s, t, outputs, m, n in sizes_of_plans():
         shapes = ((b, s, m), (b, t, n), (outputs, m, n), (b, outputs, s, t))
         x, y, weight, g = (torch.empty(shape, device="meta") for shape in shapes)
         if plan := pair_plans.plan_pairwise(x, y, weight):
             seen["pairwise"] += 1
-            assert plan.m % 32 == plan.n % 32 == 0
+            assert plan.m % whole == plan.n % whole == 0
             assert max(plan.m, plan.n) <= 2**15
             assert plan.rows * plan.outputs * max(plan.n, t) <= 2**22
         if plan := pair_plans.plan_grad_x(g, y, weight):
             seen["grad x"] += 1
             length = outputs * plan.n
-            assert plan.t % 32 == length % 32 == 0
+            assert plan.t % whole == length % whole == 0
             for samples, rows in pair_pieces(b, s, plan.rows, plan.samples):
                 count = (samples.stop - samples.start) * (rows.stop - rows.start)
                 assert count * length <= (2**22 if count > 32 else 2**20)
         if plan := pair_plans.plan_grad_weight(g, x, y, weight):
             seen["grad weight"] += 1
-            assert plan.t % 32 == plan.length % 32 == 0
+            assert plan.t % whole == plan.length % whole == 0
             assert m > 32
             assert b * s <= plan.length
             assert plan.outputs * n * (plan.length + m) <= 3 * 2**21

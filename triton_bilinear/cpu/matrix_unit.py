@@ -23,40 +23,85 @@ from .budget import MANY
 FEW = 2**22
 ONE_PART_OF = 8.5
 MOST = 3 * 2**21
-# Of these oneDNN takes some for itself: so many for each product, and so many for each element of a sum.
+# Of these oneDNN takes some for itself: so many for each product, and more for some kinds of unit.
 SCRATCH = 2**17
-SCRATCH_OF_SUM = 48
 
-# Elements of a product that two cores keep in their caches, and of the largest; rows of a piece beyond which more are
-# no faster.
-PIECE = 2**21
+# Elements of the largest product.
 LARGEST_PIECE = 2**22
-MOST_ROWS = 512
 
 
-class Costs(NamedTuple):
-    """Of a kind of unit, in multiply-adds of MKL's product of float32 on its CPU.
+class Unit(NamedTuple):
+    """A kind of unit. Times are counted in multiply-adds of MKL's product of float32 on its CPU.
 
-    speed: multiply-adds of bfloat16 in the time of one. short_sum: what is fixed for each sum, of bfloat16.
-    dot_of_all: one multiply-add of the joint order's dot products, of what another core has made.
+    sum_multiple: what the length of a sum must be a multiple of. speed: multiply-adds of bfloat16 in the time of one.
+    short_sum: what is fixed for each sum, of bfloat16. call: what is fixed for each product.
+
+    scratch_of_sum: elements that oneDNN takes for itself for each of a sum; scratch_of_operand: for each of the right
+    operand of sums over the batch. piece: elements of a product beyond which more are no faster, rows: of a piece.
+
+    one_by_one: one of the products of two rows of features, multiplied by torch's own loop; left_over: one of those at
+    the end of a row that do not fill a vector. product: one by the unit, which makes a matrix of those of each row;
+    dot: one multiply-add of dot products of each row, dot_of_all: of those of what another core has made; row: what is
+    fixed for each row that is a product of its own.
     """
 
+    sum_multiple: int
     speed: float
     short_sum: float
+    call: float
+    one_by_one: float
+    left_over: float
+    product: float
+    dot: float
     dot_of_all: float
+    row: float
+    scratch_of_sum: int
+    scratch_of_operand: float
+    piece: int
+    rows: int
 
 
-AMX = Costs(3.0, 32.0, 28.0)  # measured on a Xeon
-BESIDE_AVX2 = Costs(4.2, 0.0, 5.0)  # measured on a Zen 5, where MKL's product is of AVX2 (see `onednn`)
-AVX512 = Costs(2.0, 0.0, 5.0)  # not measured: an instruction does twice the multiply-adds of one of float32
+# oneDNN, as it comes with torch 2.13: with AMX the end of a sum whose length is no multiple of 32 brings a NaN of one
+# row into others (its issue 5717).
+AMX = Unit(  # measured on a Xeon
+    sum_multiple=32,
+    speed=3.0,
+    short_sum=32.0,
+    call=2.5e6,
+    one_by_one=20.0,
+    left_over=150.0,
+    product=12.0,
+    dot=12.0,
+    dot_of_all=28.0,
+    row=20e3,
+    scratch_of_sum=48,
+    scratch_of_operand=0.75,
+    piece=2**21,
+    rows=512,
+)
+BESIDE_AVX2 = Unit(  # measured on a Zen 5, where MKL's product is of AVX2 (see `onednn`)
+    sum_multiple=1,
+    speed=4.2,
+    short_sum=0.0,
+    call=1.5e6,
+    one_by_one=10.0,
+    left_over=100.0,
+    product=3.0,
+    dot=5.0,
+    dot_of_all=5.0,
+    row=8e3,
+    scratch_of_sum=0,
+    scratch_of_operand=0.0,
+    piece=2**23,
+    rows=1024,
+)
+AVX512 = BESIDE_AVX2._replace(speed=2.0)  # not measured: an instruction does twice the multiply-adds of one of float32
 
 # Rows that keep the unit busy.
 FEWEST_ROWS = 48
 
-# oneDNN, as it comes with torch 2.13: the end of a sum whose length is no multiple of this brings a NaN of one row into
-# others (its issue 5717). And some products of few rows (those of the left operand, or with a column-major result those
-# of the right one), always of more elements than these, end the process with a division by zero: 32 of 49152, say.
-SUM = 32
+# With AMX again, some products of few rows (those of the left operand, or with a column-major result those of the right
+# one), always of more elements than these, end the process with a division by zero: 32 of 49152, say.
 FEW_ROWS = 32
 FEW_ELEMENTS = 2**20
 # Of longer sums oneDNN keeps parts in float32 beside the result, for each thread and with the result's strides: of a
@@ -72,13 +117,13 @@ def serves(tensor: Tensor) -> bool:
     return is_served and _unit() is not None
 
 
-def costs() -> Costs:
-    """Of the unit that is there."""
+def kind() -> Unit:
+    """The kind of unit that is there."""
     return _unit() or AMX
 
 
 @cache
-def _unit() -> Costs | None:
+def _unit() -> Unit | None:
     if not torch.backends.mkldnn.is_available():
         return None
     capabilities = torch.cpu.get_capabilities()
@@ -92,12 +137,13 @@ def _unit() -> Costs | None:
 def room(held: int, longest_sum: int) -> int:
     """Elements of our buffers in a call of which einsum would hold so many; below 0 if oneDNN's take it all."""
     most = FEW if held <= MANY else min(MOST, int(held / ONE_PART_OF))
-    return most - SCRATCH - SCRATCH_OF_SUM * longest_sum
+    return most - SCRATCH - kind().scratch_of_sum * longest_sum
 
 
 def padded(outer: int, inner: int) -> int:
     """The least width >= inner for which sums over (outer, width) have a length that the unit takes."""
-    unit = SUM // gcd(SUM, outer)
+    whole = kind().sum_multiple
+    unit = whole // gcd(whole, outer)
     return -(-inner // unit) * unit
 
 

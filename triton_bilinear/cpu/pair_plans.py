@@ -60,7 +60,7 @@ def plan_pairwise(x: Tensor, y: Tensor, weight: Tensor) -> PairwisePlan | None:
     m, n = unit.padded(1, weight.shape[1]), unit.padded(1, weight.shape[2])
     room = _room(weight, batch * s, max(m, n))
     part = room // 8
-    rows = min(unit.MOST_ROWS, batch * s, part // (m + max(n, t)))
+    rows = min(unit.kind().rows, batch * s, part // (m + max(n, t)))
     if (
         rows < min(unit.FEWEST_ROWS, batch * s)
         or t * n > part
@@ -85,7 +85,7 @@ def plan_grad_x(g: Tensor, y: Tensor, weight: Tensor) -> GradXPlan | None:
     t, n = unit.padded(1, plain_t), unit.padded(outputs, plain_n)
     room = _room(weight, batch * s, outputs * n)
     part = room // 8
-    rows = min(unit.MOST_ROWS, batch * s, min(6 * part, unit.LARGEST_PIECE) // (outputs * (n + t)))
+    rows = min(unit.kind().rows, batch * s, min(6 * part, unit.LARGEST_PIECE) // (outputs * (n + t)))
     if (
         rows < min(unit.FEWEST_ROWS, batch * s)
         or t * n > part
@@ -131,4 +131,4 @@ def _pays(weight: Tensor, batch: int, s: int, t: int, work: int) -> bool:
     """Whether the unit's multiply-adds for a sample and output, of padded sums, take less time than float32's."""
     outputs, m, n = weight.shape
     plain = min(pair_work(s, t, m, n), pair_work(t, s, n, m))
-    return batch * outputs * (plain - work / unit.costs().speed) > SAVED
+    return batch * outputs * (plain - work / unit.kind().speed) > SAVED

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import unit_plans
+from . import matrix_unit, unit_plans
 from .costs import Plan
-from .matrix_unit import LONGEST_IN_PLACE
 from .padded import padded_transpose, sides
 from .pieces import row_pieces, spans
 from .workspace import Workspace
@@ -41,7 +40,7 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
     right, width = workspace.matrix("inner", inner), inner.shape[-1]
     for o in spans(outer.shape[-1], plan.columns // width):
         tile, middle = out[:, o], workspace.matrix("outer", outer[..., o])
-        if tile.is_contiguous() or plan.rows <= LONGEST_IN_PLACE:
+        if tile.is_contiguous() or plan.rows <= matrix_unit.LONGEST_IN_PLACE:
             target = workspace.fused_target("out", tile)
         else:
             target = workspace.take("out", len(tile), tile[0].numel())
@@ -52,18 +51,19 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
 def _multiply(workspace: Workspace, outer: Tensor, inner: Tensor, rows: int, width: int) -> Tensor:
     """The products outer[:, q] inner[:, r] as a matrix (rows, Q width), 0 beyond the rows and columns of the factors.
 
-    The unit makes them of sums of length 2 whose second term is 0: of length 1, the length that is asked for, it would
-    read beyond the end (see `matrix_unit`).
+    By the unit of AMX these are sums of length 2 whose second term is 0: of length 1 it would read beyond their end.
     """
     batch, q, r = outer.shape[0], outer.shape[1], inner.shape[1]
     product = workspace.take("product", rows, q, width)
     product[batch:] = 0
-    if unit_plans.multiplies_rows(q, r):
+    if not unit_plans.multiplies_rows(q, r):
+        torch.mul(outer.unsqueeze(2), inner.unsqueeze(1), out=product[:batch, :, :r])
+    elif matrix_unit.kind().sum_multiple == 1:
+        torch.bmm(outer.unsqueeze(2), inner.unsqueeze(1), out=product[:batch])
+    else:
         left, right = workspace.take("left", batch, q, 2), workspace.take("right", batch, 2, width)
         left[:, :, 0], left[:, :, 1] = outer, 0
         right[:, 0, :r], right[:, 0, r:], right[:, 1] = inner, 0, 0
         torch.bmm(left, right, out=product[:batch])
-    else:
-        torch.mul(outer.unsqueeze(2), inner.unsqueeze(1), out=product[:batch, :, :r])
     product[:, :, r:] = 0  # even where a factor is infinite
     return product.view(rows, -1)

@@ -6,20 +6,15 @@ A piece holds whole sums: all products of its rows, the whole projections of som
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
+from math import ceil, prod
 
 from . import matrix_unit as unit
 from .costs import COPY, Plan, Sizes, Weight
 from .pieces import piece_lengths
 
-# Multiply-adds of the float32 product that take as long as ... (measured on a Xeon with AMX; `Costs` has others)
-ONE_BY_ONE = 20.0  # one element of the products of two rows, multiplied one by one
-LEFT_OVER = 150.0  # one of those at the end of a row that do not fill a vector
-BY_UNIT = 12.0  # the same by the unit, a product of matrices for each row; or of dot products of each row
-ROW = 20e3  # what is fixed for each such row
+# Multiply-adds of the float32 product that take as long as ... (measured on a Xeon with AMX; `Unit` has others)
 TRANSPOSED = 150.0  # one element of a copied weight whose inner axis is another
 SHORT_RUN = 32.0  # what is fixed for each run of elements of a copied weight, where they are few
-UNIT_CALL = 2.5e6  # what is fixed for each product of the unit
 # Elements of the vectors in which torch multiplies them.
 VECTOR = 32
 
@@ -29,6 +24,7 @@ FEWEST_OUTPUTS = 4
 
 def contract_plans(axes_of_batch: tuple[int, ...], weight: Weight, axes: Sizes, held: int) -> Iterator[Plan]:
     """Those with these axes (p, q, r), for out[b, p] = sum u[b, q] v[b, r] T[p, q, r]. held: see `Budget`."""
+    kind = unit.kind()
     p, q, r = (weight.sizes[axis] for axis in axes)
     width, batch = unit.padded(q, r), prod(axes_of_batch)
     columns = q * width
@@ -43,7 +39,7 @@ def contract_plans(axes_of_batch: tuple[int, ...], weight: Weight, axes: Sizes, 
                 continue
             pieces, parts = -(-batch // rows), -(-p // outputs)
             cost = batch * p * columns / _rate(rows, outputs, few=16) + batch * _products(q, width)
-            cost += pieces * parts * UNIT_CALL
+            cost += pieces * parts * kind.call
             if copied:
                 cost += p * columns * (pieces if parts > 1 else 1) * _copied(weight, axes)
             yield Plan("rounded", axes, rows, columns, cost, outputs)
@@ -62,16 +58,17 @@ def _rows(batch: int, columns: int, most: int, again: bool) -> set[int]:
     Or as there is room for, where the weight is copied again for each piece.
     """
     most = min(most, unit.LARGEST_PIECE // columns) // 2 * 2
-    cached = min(most, max(unit.FEWEST_ROWS, unit.PIECE // columns // 2 * 2))
+    cached = min(most, max(unit.FEWEST_ROWS, unit.kind().piece // columns // 2 * 2))
     return {unit.even(-(-batch // -(-batch // rows))) for rows in (cached, most if again else cached) if rows > 0}
 
 
 def project_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterator[Plan]:
     """At most one with these axes (p, q, r), for out[b, p] = sum_r v[b, r] sum_q u[b, q] T[p, q, r]."""
+    kind = unit.kind()
     p, plain_q, plain_r = (weight.sizes[axis] for axis in axes)
     q, r = unit.padded(1, plain_q), unit.padded(1, plain_r)
     room, beside = unit.room(held, q), q + r + 2 * p
-    rows = min(batch, unit.MOST_ROWS, room // (4 * beside))
+    rows = min(batch, kind.rows, room // (4 * beside))
     if p < FEWEST_OUTPUTS or max(q, r) > unit.LONGEST or rows <= 0:
         return
     in_place = (q, r) == (plain_q, plain_r) and weight.is_matrix((axes[1], axes[0], axes[2]))
@@ -79,13 +76,13 @@ def project_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterato
     inner = weight.strides[axes[0]] == 1
     outputs = min(p, (room - rows * beside) // (r * (rows + (0 if in_place else q))))
     if not inner:
-        outputs = min(outputs, unit.PIECE // 2 // (rows * r))
+        outputs = min(outputs, kind.piece // 2 // (rows * r))
     if outputs <= 0:
         return
     columns = outputs * r
     pieces, parts = -(-batch // rows), -(-p * r // columns)
-    cost = batch * p * r * (q + unit.costs().short_sum) / _rate(rows, outputs * r, few=16)
-    cost += batch * (p * r * BY_UNIT + parts * ROW) + pieces * -(-p // outputs) * UNIT_CALL
+    cost = batch * p * r * (q + kind.short_sum) / _rate(rows, outputs * r, few=16)
+    cost += batch * (p * r * kind.dot + parts * kind.row) + pieces * -(-p // outputs) * kind.call
     if not in_place:
         cost += p * q * r * pieces * _copied(weight, axes) * (1 + SHORT_RUN * r / columns * inner)
     yield Plan("rounded_project", axes, rows, columns, cost, outputs)
@@ -93,6 +90,7 @@ def project_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterato
 
 def joint_plans(batch: int, weight: Weight, held: int) -> Iterator[Plan]:
     """Those for both gradients of the inputs from g times the weight (p, q, r)."""
+    kind = unit.kind()
     p, q, r = weight.sizes
     length, outer, inner = (unit.padded(1, size) for size in weight.sizes)
     columns, room = outer * inner, unit.room(held, length)
@@ -104,8 +102,8 @@ def joint_plans(batch: int, weight: Weight, held: int) -> Iterator[Plan]:
         most = (room - copied) // (columns + length + 2 * (outer + inner))
         for rows in _rows(batch, columns, most, again=copied > 0):
             pieces, parts = -(-batch // rows), -(-q // features)
-            cost = batch * columns * (length + unit.costs().short_sum) / _rate(rows, features * inner, few=16)
-            cost += 2 * batch * (columns * unit.costs().dot_of_all + ROW) + pieces * (parts + 2) * UNIT_CALL
+            cost = batch * columns * (length + kind.short_sum) / _rate(rows, features * inner, few=16)
+            cost += 2 * batch * (columns * kind.dot_of_all + kind.row) + pieces * (parts + 2) * kind.call
             if copied:
                 cost += length * q * inner * pieces * _copied(weight, (0, 1, 2))
             yield Plan("rounded_joint", (0, 1, 2), rows, columns, cost, features)
@@ -113,6 +111,7 @@ def joint_plans(batch: int, weight: Weight, held: int) -> Iterator[Plan]:
 
 def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterator[Plan]:
     """At most one with these axes (alone, outer, inner), for the gradient of a weight; all of the batch is a piece."""
+    kind = unit.kind()
     alone, outer, inner = (weight.sizes[axis] for axis in axes)
     rows = unit.padded(1, batch)
     # In pieces a long sum goes through a dense buffer (see `rounded`).
@@ -120,9 +119,9 @@ def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterator
     in_place = dense and weight.is_matrix(axes)
     copied = alone if rows > unit.LONGEST_IN_PLACE or not in_place else 0
     room = unit.room(held, 0) - rows * (alone + inner)  # copies of two factors
-    # Of `outer`; oneDNN takes up to three quarters of what the products of x and y are for itself.
-    column = -(-7 * inner // 4) * rows + inner * copied
-    most = min(outer, unit.PIECE // 2 // rows // inner, room // column)
+    # Of `outer`.
+    column = ceil((1 + kind.scratch_of_operand) * inner * rows) + inner * copied
+    most = min(outer, kind.piece // 2 // rows // inner, room // column)
     if most > 0 and multiplies_rows(most, inner):
         most = min(most, (room - 2 * rows * inner) // (column + 2 * rows))
     if most <= 0 or alone <= unit.FEW_ROWS:
@@ -130,7 +129,7 @@ def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterator
     columns = most * inner
     pieces = -(-outer // most)
     products = batch * pieces * _products(-(-outer // pieces), inner)
-    cost = batch * alone * outer * inner / _rate(alone, columns, few=32) + products + pieces * UNIT_CALL
+    cost = batch * alone * outer * inner / _rate(alone, columns, few=32) + products + pieces * kind.call
     cost += copied * outer * inner * (COPY if dense else TRANSPOSED)
     yield Plan("rounded", axes, rows, columns, cost)
 
@@ -142,7 +141,7 @@ def _copied(weight: Weight, axes: Sizes) -> float:
 
 def _rate(rows: int, columns: int, few: float) -> float:
     """Multiply-adds for one of the float32 product, of (rows, ...) x (..., columns); `few` columns leave half of it."""
-    return unit.costs().speed * rows / (rows + 32.0) * columns / (columns + few)
+    return unit.kind().speed * rows / (rows + 32.0) * columns / (columns + few)
 
 
 def multiplies_rows(outer: int, inner: int) -> bool:
@@ -156,9 +155,10 @@ def _products(outer: int, inner: int) -> float:
 
 
 def _by_unit(outer: int, inner: int) -> float:
-    return outer * inner * BY_UNIT + ROW
+    kind = unit.kind()
+    return outer * inner * kind.product + kind.row
 
 
 def _one_by_one(outer: int, inner: int) -> float:
-    left_over = inner % VECTOR
-    return outer * ((inner - left_over) * ONE_BY_ONE + left_over * LEFT_OVER)
+    kind, left_over = unit.kind(), inner % VECTOR
+    return outer * ((inner - left_over) * kind.one_by_one + left_over * kind.left_over)
