@@ -17,6 +17,7 @@ from oracle import assert_near
 from test_cpu import LAYOUTS, check, dense, expanded, make, peak_of
 from test_precision import by_einsum, errors
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import triton_bilinear as tb
 from triton_bilinear import cpu
@@ -289,6 +290,45 @@ def test_no_piece_ends_the_process(unit: matrix_unit.Unit, monkeypatch: pytest.M
                 assert plan.rows * (plan.columns + 48) <= most
     assert min(seen.values()) > 30
     assert len(seen) == 4
+
+
+class Products(TorchDispatchMode):
+    """The dtypes of all matrix products while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm):
+            self.dtypes.add(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("sizes", [(30, 2, 9, 11), (30, 9, 11, 2), (33, 1, 9, 9), (1, 14, 9, 9), (1, 1, 1, 1)], ids=str)
+@pytest.mark.parametrize("name", ["contract", "grad_inputs", "grad_weight"])
+def test_a_small_problem(name: str, sizes: tuple[int, ...], layout: Callable, unit: matrix_unit.Unit, monkeypatch):
+    """By the unit if it takes any sum, else in float32, as all that is padded would take longer."""
+    monkeypatch.setattr(whole, "LARGEST", 2**18)
+    inputs, results = make(name, torch.bfloat16, layout, **dict(zip("bpqr", sizes, strict=True)))
+    with Products() as products:
+        getattr(cpu, name)(*inputs, *results)
+    check(name, inputs, results)
+    assert products.dtypes == {torch.bfloat16 if unit.sum_multiple == 1 else torch.float32}
+
+
+def test_what_is_not_a_number_stays_in_its_row_of_a_small_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole, "LARGEST", 2**18)
+    g, x, y = (torch.randn(11, n).bfloat16() for n in (3, 7, 5))
+    weight = torch.randn(3, 7, 5).bfloat16()
+    g[3, -1], x[5, -1], y[7, 0] = torch.nan, torch.inf, torch.nan
+    results = [torch.empty_like(t) for t in (x, y, g)]
+    cpu.grad_inputs(g, x, y, weight, *results[:2])
+    cpu.contract(x, y, weight, None, results[2])
+    for found, reached in zip(results, ((3, 7), (3, 5), (5, 7)), strict=True):
+        assert found[[row for row in range(11) if row not in reached]].isfinite().all()
+        assert not found[list(reached)].isfinite().any()
 
 
 # Each ended the process with a division by zero once: a product of 32 rows of 49152, as torch sees it.

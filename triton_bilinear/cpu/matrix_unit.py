@@ -117,6 +117,11 @@ def serves(tensor: Tensor) -> bool:
     return is_served and _unit() is not None
 
 
+def takes_any_sum(tensor: Tensor) -> bool:
+    """Whether it serves operands as they are, however long the sums."""
+    return serves(tensor) and kind().sum_multiple == 1
+
+
 def kind() -> Unit:
     """The kind of unit that is there."""
     return _unit() or AMX

@@ -120,7 +120,7 @@ def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterator
     copied = alone if rows > unit.LONGEST_IN_PLACE or not in_place else 0
     room = unit.room(held, 0) - rows * (alone + inner)  # copies of two factors
     # Of `outer`.
-    column = ceil((1 + kind.scratch_of_operand) * inner * rows) + inner * copied
+    column = ceil((1 + kind.scratch_of_operand) * inner) * rows + inner * copied
     most = min(outer, kind.piece // 2 // rows // inner, room // column)
     if most > 0 and multiplies_rows(most, inner):
         most = min(most, (room - 2 * rows * inner) // (column + 2 * rows))

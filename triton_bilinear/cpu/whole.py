@@ -1,7 +1,7 @@
 """The primitives on problems that one piece holds: a few plain products, for what counts there is the number of calls.
 
-Operands are matrices (rows, features) of one batch axis, of at least one row and one feature, in a dtype that sums are
-accumulated in; `in_wide_dtype` brings others there.
+Operands are matrices (rows, features) of one batch axis, of at least one row and one feature. `run` brings those of
+half precision to the dtype that sums are accumulated in, but where a matrix unit multiplies them as they are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import onednn
+from . import matrix_unit, onednn
 from .workspace import ACCUMULATE, fusible
 
 # Elements of the largest intermediate, and of the largest product of two features where no other is smaller: there a
@@ -92,11 +92,11 @@ def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
         target.copy_(_mm(alone.t(), _pairs(*others)).view(target.shape))
 
 
-def in_wide_dtype(primitive: Callable[..., None], inputs: tuple[Tensor | None, ...], *outputs: Tensor) -> None:
-    """Run a primitive in the dtype that sums are accumulated in."""
+def run(primitive: Callable[..., None], inputs: tuple[Tensor | None, ...], *outputs: Tensor) -> None:
+    """Run a primitive, in a dtype whose products are as exact as the results are to be."""
     dtype = outputs[0].dtype
     wide = ACCUMULATE[dtype]
-    if wide is dtype:
+    if wide is dtype or matrix_unit.takes_any_sum(outputs[0]):
         primitive(*inputs, *outputs)
         return
     results = [torch.empty(out.shape, dtype=wide, device=out.device) for out in outputs]
@@ -126,7 +126,6 @@ def _sides(weight: Tensor) -> Tensor:
 
 
 def _dot(projected: Tensor, v: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """out[i, p] = sum_r projected[i, p, r] v[i, r] + bias[p]."""
-    torch.bmm(v.unsqueeze(1), projected.mT, out=out.unsqueeze(1))
-    if bias is not None:
-        out.add_(bias)
+    """out[i, p] = sum_r projected[i, p, r] v[i, r] + bias[p], rounded once."""
+    left, right, result = v.unsqueeze(1), projected.mT, out.unsqueeze(1)
+    torch.bmm(left, right, out=result) if bias is None else torch.baddbmm(bias, left, right, out=result)

@@ -1,6 +1,7 @@
 """A tiny layer on a CPU, as torch's own differentiable products: there the number of calls is what it costs.
 
 The product of every m with every n is the Khatri-Rao order of `cpu`, of a bounded size; its gradients are torch's.
+In half precision all of it is in float32, but for a rounding of each result.
 """
 
 from __future__ import annotations
@@ -9,13 +10,11 @@ import torch
 from torch import Tensor
 
 from ..backend import is_automatic
+from ..cpu.workspace import ACCUMULATE
 from .derivatives import is_plain
 
-# Elements of the product, which autograd keeps for backward.
+# Elements of the product, and of a weight in another dtype, which autograd keeps for backward.
 LARGEST = 2**14
-
-# Of which sums are accumulated in the dtype itself.
-_DTYPES = (torch.float32, torch.float64)
 
 
 def suits(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, feature_dim: int) -> bool:
@@ -24,16 +23,22 @@ def suits(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, feature_dim
         x.dim() == 2
         and feature_dim == -1
         and x.device.type == "cpu"
-        and x.dtype in _DTYPES
+        and x.dtype in ACCUMULATE
         and is_automatic()
         and is_plain(x, y, weight, bias)  # before sizes are looked at, on which a compiler would then rely
         and 0 < x.numel() * y.shape[1] <= LARGEST
         and weight.shape[0] > 0
+        and (weight.numel() <= LARGEST or weight.dtype == ACCUMULATE[weight.dtype])
     )
 
 
 def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`z[i, l] = sum_mn x[i, m] weight[l, m, n] y[i, n] + bias[l]`: x (B, M), y (B, N), weight (L, M, N), bias (L,)."""
+    dtype = ACCUMULATE[x.dtype]
+    if x.dtype != dtype:
+        return bilinear(x.to(dtype), y.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)).to(
+            x.dtype
+        )
     products = (x.unsqueeze(2) * y.unsqueeze(1)).flatten(1)
     matrix = weight.flatten(1).t()
     return torch.mm(products, matrix) if bias is None else torch.addmm(bias, products, matrix)
