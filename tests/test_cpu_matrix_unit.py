@@ -32,7 +32,7 @@ WIDE = ((0, 1, 2), (0, 2, 1), (1, 2, 0), (2, 1, 0))
 
 def room(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
     """So many elements are all that the buffers of a call may hold."""
-    monkeypatch.setattr(matrix_unit, "room", lambda held, longest_sum: elements)
+    monkeypatch.setattr(matrix_unit, "room", lambda held, longest_sum, transposed=False: elements)
 
 
 def skip_if_not_served(kind: matrix_unit.Unit) -> None:
@@ -160,7 +160,7 @@ def test_the_joint_order_is_as_exact_as_einsum(L: int, joint_calls: list[str]) -
 def test_products_by_the_unit_and_one_by_one(axes, one_by_one: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unit_plans, "multiplies_rows", lambda outer, inner: not one_by_one)
     inputs, (out,) = make("grad_weight", torch.bfloat16, b=70, p=6, q=9, r=10)
-    plan = Plan("rounded", axes, 96, 20, cost=0)
+    plan = Plan("rounded", axes, matrix_unit.padded(1, 70), 20, cost=0)
     rounded.grad_weight(*(inputs[axis] for axis in axes), out.permute(axes), plan)
     check("grad_weight", inputs, [out])
     (u, v, weight, bias), (out,) = make("contract", torch.bfloat16, b=70, p=6, q=9, r=10)
@@ -282,7 +282,7 @@ def test_no_piece_ends_the_process(unit: matrix_unit.Unit, monkeypatch: pytest.M
                 assert plan.columns % whole**2 == 0
                 assert plan.columns >= q * r
                 assert plan.rows * plan.columns <= most
-            for plan in unit_plans.weight_plans(batch, weight, (0, 1, 2), held):
+            for plan in unit_plans.weight_plans(batch, weight, (0, 1, 2), held, False):
                 seen["weight"] += 1
                 assert plan.rows % whole == 0
                 assert batch <= plan.rows < batch + whole

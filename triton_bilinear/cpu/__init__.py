@@ -121,7 +121,8 @@ def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
         out.zero_()
         return
     g, x, y = flatten_batch(g, x, y)
-    plan = plan_weight(_rows(g), _seen(out), _budget(g, out))
+    as_they_lie = all(rounded.lies_right(factor) for factor in (g, x, y))
+    plan = plan_weight(_rows(g), _seen(out), _budget(g, out), as_they_lie)
     alone, outer, inner = ((g, x, y)[axis] for axis in plan.axes)
     _ORDERS[plan.order].grad_weight(alone, outer, inner, out.permute(plan.axes), plan)
 

@@ -23,8 +23,10 @@ from .budget import MANY
 FEW = 2**22
 ONE_PART_OF = 8.5
 MOST = 3 * 2**21
-# Of these oneDNN takes some for itself: so many for each product, and more for some kinds of unit.
+# Of these oneDNN takes some for itself: so many for each product, so many where its left operand is stored as its
+# transpose, and more for some kinds of unit.
 SCRATCH = 2**17
+SCRATCH_OF_TRANSPOSE = 2**18
 
 # Elements of the largest product.
 LARGEST_PIECE = 2**22
@@ -42,7 +44,8 @@ class Unit(NamedTuple):
     one_by_one: one of the products of two rows of features, multiplied by torch's own loop; left_over: one of those at
     the end of a row that do not fill a vector. product: one by the unit, which makes a matrix of those of each row;
     dot: one multiply-add of dot products of each row, dot_of_all: of those of what another core has made; row: what is
-    fixed for each row that is a product of its own.
+    fixed for each row that is a product of its own. copy: one element of a copied weight, transposed: of one whose
+    inner axis becomes another.
     """
 
     sum_multiple: int
@@ -55,6 +58,8 @@ class Unit(NamedTuple):
     dot: float
     dot_of_all: float
     row: float
+    copy: float
+    transposed: float
     scratch_of_sum: int
     scratch_of_operand: float
     piece: int
@@ -74,6 +79,8 @@ AMX = Unit(  # measured on a Xeon
     dot=12.0,
     dot_of_all=28.0,
     row=20e3,
+    copy=18.0,
+    transposed=150.0,
     scratch_of_sum=48,
     scratch_of_operand=0.75,
     piece=2**21,
@@ -90,6 +97,8 @@ BESIDE_AVX2 = Unit(  # measured on a Zen 5, where MKL's product is of AVX2 (see 
     dot=5.0,
     dot_of_all=5.0,
     row=8e3,
+    copy=4.0,
+    transposed=40.0,
     scratch_of_sum=0,
     scratch_of_operand=0.0,
     piece=2**23,
@@ -139,10 +148,14 @@ def _unit() -> Unit | None:
     return None
 
 
-def room(held: int, longest_sum: int) -> int:
-    """Elements of our buffers in a call of which einsum would hold so many; below 0 if oneDNN's take it all."""
+def room(held: int, longest_sum: int, transposed: bool = False) -> int:
+    """Elements of our buffers in a call of which einsum would hold so many; below 0 if oneDNN's take it all.
+
+    transposed: left operands are stored as their transposes.
+    """
     most = FEW if held <= MANY else min(MOST, int(held / ONE_PART_OF))
-    return most - SCRATCH - kind().scratch_of_sum * longest_sum
+    scratch = SCRATCH + kind().scratch_of_sum * longest_sum + SCRATCH_OF_TRANSPOSE * transposed
+    return most - scratch
 
 
 def padded(outer: int, inner: int) -> int:

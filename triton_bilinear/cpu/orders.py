@@ -165,14 +165,17 @@ def plan_joint(batch: int, weight: Weight, budget: Budget) -> Plan:
 
 
 @lru_cache(maxsize=4096)
-def plan_weight(batch: int, weight: Weight, budget: Budget) -> Plan:
-    """The axes (alone, outer, inner) of a gradient [l, m, n]: outer times inner meets alone in a product."""
+def plan_weight(batch: int, weight: Weight, budget: Budget, as_they_lie: bool = False) -> Plan:
+    """The axes (alone, outer, inner) of a gradient [l, m, n]: outer times inner meets alone in a product.
+
+    as_they_lie: a matrix unit takes the factors so.
+    """
     plans: list[Plan] = []
     for axes in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
         for order in (_together, _apart, _features_first_weight):
             plans += order(batch, weight, axes, budget)
         if weight.unit:
-            plans += unit_plans.weight_plans(batch, weight, axes, budget.held)
+            plans += unit_plans.weight_plans(batch, weight, axes, budget.held, as_they_lie)
     return _cheapest(plans)
 
 

@@ -9,7 +9,7 @@ from . import matrix_unit, unit_plans
 from .costs import Plan
 from .padded import padded_transpose, sides
 from .pieces import row_pieces, spans
-from .workspace import Workspace
+from .workspace import Workspace, blas_ready
 
 
 def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, plan: Plan) -> None:
@@ -36,7 +36,10 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
     The columns of a piece are whole rows of `inner`.
     """
     workspace = Workspace(alone, rounded=True)
-    left = padded_transpose(workspace, "alone", alone, alone.shape[-1], plan.rows)
+    if lies_right(alone):
+        left = alone.t()
+    else:
+        left = padded_transpose(workspace, "alone", alone, alone.shape[-1], plan.rows)
     right, width = workspace.matrix("inner", inner), inner.shape[-1]
     for o in spans(outer.shape[-1], plan.columns // width):
         tile, middle = out[:, o], workspace.matrix("outer", outer[..., o])
@@ -46,6 +49,11 @@ def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: 
             target = workspace.take("out", len(tile), tile[0].numel())
         torch.mm(left, _multiply(workspace, middle, right, plan.rows, width), out=target)
         workspace.store(tile, target)
+
+
+def lies_right(factor: Tensor) -> bool:
+    """Whether `grad_weight` takes a factor as it lies."""
+    return matrix_unit.takes_any_sum(factor) and factor.dim() == 2 and blas_ready(factor)
 
 
 def _multiply(workspace: Workspace, outer: Tensor, inner: Tensor, rows: int, width: int) -> Tensor:

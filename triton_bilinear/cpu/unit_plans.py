@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from math import ceil, prod
 
 from . import matrix_unit as unit
-from .costs import COPY, Plan, Sizes, Weight
+from .costs import Plan, Sizes, Weight
 from .pieces import piece_lengths
 
-# Multiply-adds of the float32 product that take as long as ... (measured on a Xeon with AMX; `Unit` has others)
-TRANSPOSED = 150.0  # one element of a copied weight whose inner axis is another
-SHORT_RUN = 32.0  # what is fixed for each run of elements of a copied weight, where they are few
+# Elements of a copied weight that take as long as what is fixed for each run of them, where they are few.
+SHORT_RUN = 32.0
 # Elements of the vectors in which torch multiplies them.
 VECTOR = 32
 
@@ -109,8 +108,11 @@ def joint_plans(batch: int, weight: Weight, held: int) -> Iterator[Plan]:
             yield Plan("rounded_joint", (0, 1, 2), rows, columns, cost, features)
 
 
-def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterator[Plan]:
-    """At most one with these axes (alone, outer, inner), for the gradient of a weight; all of the batch is a piece."""
+def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int, as_they_lie: bool) -> Iterator[Plan]:
+    """At most one with these axes (alone, outer, inner), for the gradient of a weight; all of the batch is a piece.
+
+    as_they_lie: factors are not copied.
+    """
     kind = unit.kind()
     alone, outer, inner = (weight.sizes[axis] for axis in axes)
     rows = unit.padded(1, batch)
@@ -118,7 +120,7 @@ def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterator
     dense = weight.strides[axes[2]] == 1
     in_place = dense and weight.is_matrix(axes)
     copied = alone if rows > unit.LONGEST_IN_PLACE or not in_place else 0
-    room = unit.room(held, 0) - rows * (alone + inner)  # copies of two factors
+    room = unit.room(held, 0, transposed=as_they_lie) - (0 if as_they_lie else rows * (alone + inner))
     # Of `outer`.
     column = ceil((1 + kind.scratch_of_operand) * inner) * rows + inner * copied
     most = min(outer, kind.piece // 2 // rows // inner, room // column)
@@ -130,13 +132,14 @@ def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterator
     pieces = -(-outer // most)
     products = batch * pieces * _products(-(-outer // pieces), inner)
     cost = batch * alone * outer * inner / _rate(alone, columns, few=32) + products + pieces * kind.call
-    cost += copied * outer * inner * (COPY if dense else TRANSPOSED)
+    cost += copied * outer * inner * (kind.copy if dense else kind.transposed)
     yield Plan("rounded", axes, rows, columns, cost)
 
 
 def _copied(weight: Weight, axes: Sizes) -> float:
     """What it costs to copy an element of a weight (p, q, r), one of whose p and r becomes the inner axis."""
-    return COPY if 1 in (weight.strides[axes[0]], weight.strides[axes[2]]) else TRANSPOSED
+    kind = unit.kind()
+    return kind.copy if 1 in (weight.strides[axes[0]], weight.strides[axes[2]]) else kind.transposed
 
 
 def _rate(rows: int, columns: int, few: float) -> float:
