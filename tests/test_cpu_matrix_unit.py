@@ -22,7 +22,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import triton_bilinear as tb
 from triton_bilinear import cpu
 from triton_bilinear.cpu import budget as cpu_budget
-from triton_bilinear.cpu import matrix_unit, onednn, orders, rounded, rounded_joint, rounded_project, unit_plans, whole
+from triton_bilinear.cpu import (
+    matrix_unit,
+    onednn,
+    orders,
+    rounded,
+    rounded_joint,
+    rounded_project,
+    unit_plans,
+    units,
+    whole,
+)
 from triton_bilinear.cpu.costs import Plan, Weight
 from triton_bilinear.cpu.pieces import row_pieces
 
@@ -35,14 +45,14 @@ def room(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
     monkeypatch.setattr(matrix_unit, "room", lambda held, longest_sum, transposed=False: elements)
 
 
-def skip_if_not_served(kind: matrix_unit.Unit) -> None:
+def skip_if_not_served(kind: units.Unit) -> None:
     """Skips sums of any length where the CPU's unit does not take them."""
     if kind.sum_multiple < matrix_unit.kind().sum_multiple and matrix_unit.serves(torch.empty(0).bfloat16()):
         pytest.skip("the unit of this CPU does not take sums of any length")
 
 
-@pytest.fixture(autouse=True, params=[matrix_unit.AMX, matrix_unit.AVX512], ids=["AMX", "AVX-512"])
-def unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[matrix_unit.Unit]:
+@pytest.fixture(autouse=True, params=[units.AMX, units.AVX512], ids=["AMX", "AVX-512"])
+def unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[units.Unit]:
     """There is one of each kind, all else is too dear, no problem is small, and pieces are."""
     skip_if_not_served(request.param)
     monkeypatch.setattr(matrix_unit, "serves", lambda tensor: tensor.dtype == torch.bfloat16)
@@ -249,7 +259,7 @@ def test_a_feature_that_is_not_a_number_stays_one_in_the_gradient_of_the_weight(
     assert out[:, [m for m in range(20) if m != 6]].isfinite().all()
 
 
-def test_no_piece_ends_the_process(unit: matrix_unit.Unit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_piece_ends_the_process(unit: units.Unit, monkeypatch: pytest.MonkeyPatch) -> None:
     """None is too large, nor large with few rows; every sum has a length that the unit takes."""
     monkeypatch.undo()
     monkeypatch.setattr(matrix_unit, "kind", lambda: unit)
@@ -269,11 +279,11 @@ def test_no_piece_ends_the_process(unit: matrix_unit.Unit, monkeypatch: pytest.M
                 assert plan.rows % 2 == plan.outputs % 2 == 0
                 assert plan.rows * plan.columns <= most
                 for rows in {piece.numel() for piece in pieces}:
-                    assert rows * plan.columns <= 2**20 or (rows > 32 and rows * plan.columns <= 2**22)
+                    assert rows * plan.columns <= 2**20 or (rows > unit.few_rows and rows * plan.columns <= 2**22)
             for plan in unit_plans.project_plans(batch, weight, (0, 1, 2), held):
                 seen["project"] += 1
                 length, width = (-(-size // whole) * whole for size in (q, r))
-                assert max(length, width) <= 2**15
+                assert max(length, width) <= 2**15 or not unit.few_rows
                 assert plan.columns % width == 0
                 assert plan.rows * plan.columns <= largest
                 assert plan.rows * plan.columns + plan.outputs * length * width <= most
@@ -308,7 +318,7 @@ class Products(TorchDispatchMode):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
 @pytest.mark.parametrize("sizes", [(30, 2, 9, 11), (30, 9, 11, 2), (33, 1, 9, 9), (1, 14, 9, 9), (1, 1, 1, 1)], ids=str)
 @pytest.mark.parametrize("name", ["contract", "grad_inputs", "grad_weight"])
-def test_a_small_problem(name: str, sizes: tuple[int, ...], layout: Callable, unit: matrix_unit.Unit, monkeypatch):
+def test_a_small_problem(name: str, sizes: tuple[int, ...], layout: Callable, unit: units.Unit, monkeypatch):
     """By the unit if it takes any sum, else in float32, as all that is padded would take longer."""
     monkeypatch.setattr(whole, "LARGEST", 2**18)
     inputs, results = make(name, torch.bfloat16, layout, **dict(zip("bpqr", sizes, strict=True)))
@@ -394,7 +404,7 @@ def test_what_the_joint_order_holds(joint_calls: list[str]) -> None:
 @pytest.mark.parametrize("weight", [torch.randn(3, 4, 5), torch.randn(3, 4, 5).half()], ids=["float32", "float16"])
 def test_other_dtypes_have_none(weight: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(matrix_unit, "_unit", lambda: matrix_unit.AMX)
+    monkeypatch.setattr(matrix_unit, "_unit", lambda: units.AMX)
     assert not matrix_unit.serves(weight)
     assert matrix_unit.serves(weight.bfloat16()) == torch.backends.mkldnn.is_available()
     with torch.backends.mkldnn.flags(enabled=False):

@@ -15,30 +15,30 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from triton_bilinear import cpu
-from triton_bilinear.cpu import matrix_unit, pair_plans, rounded_pairs
+from triton_bilinear.cpu import matrix_unit, pair_plans, rounded_pairs, units
 from triton_bilinear.cpu.pieces import pair_pieces
 
 # Elements that all buffers may hold, and rows of a piece.
 CUTS = {"whole": (2**22, 512), "pieces": (2**15, 5)}
 
 
-@pytest.fixture(autouse=True, params=[matrix_unit.AMX, matrix_unit.AVX512], ids=["AMX", "AVX-512"])
-def unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> matrix_unit.Unit:
+@pytest.fixture(autouse=True, params=[units.AMX, units.AVX512], ids=["AMX", "AVX-512"])
+def unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> units.Unit:
     """There is one of each kind, and it always pays."""
     skip_if_not_served(request.param)
     monkeypatch.setattr(matrix_unit, "serves", lambda tensor: tensor.dtype == torch.bfloat16)
-    monkeypatch.setattr(matrix_unit, "kind", lambda: request.param._replace(speed=1e9))
+    monkeypatch.setattr(matrix_unit, "kind", lambda: request.param._replace(speed=1e9, few_rows=0))
     monkeypatch.setattr(pair_plans, "SAVED", 0)
-    monkeypatch.setattr(matrix_unit, "FEW_ROWS", 0)
     return request.param
 
 
 @pytest.fixture(params=CUTS)
-def cut(request: pytest.FixtureRequest, unit: matrix_unit.Unit, monkeypatch: pytest.MonkeyPatch) -> None:
+def cut(request: pytest.FixtureRequest, unit: units.Unit, monkeypatch: pytest.MonkeyPatch) -> None:
     elements, rows = CUTS[request.param]
     room(monkeypatch, elements)
-    monkeypatch.setattr(matrix_unit, "kind", lambda: unit._replace(speed=1e9, rows=rows))
-    monkeypatch.setattr(matrix_unit, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(
+        matrix_unit, "kind", lambda: unit._replace(speed=1e9, rows=rows, fewest_rows=1, fewest_columns=1, few_rows=0)
+    )
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def sizes_of_plans() -> Iterator[tuple[int, ...]]:
         yield *few, *(draw.choice([1, 7, 32, 65, 256, 512, 2048]) for _ in range(4))
 
 
-def test_no_piece_ends_the_process(unit: matrix_unit.Unit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_piece_ends_the_process(unit: units.Unit, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums have a length that the unit takes, and products of few rows are not large (see `matrix_unit`)."""
     monkeypatch.undo()
     monkeypatch.setattr(matrix_unit, "kind", lambda: unit)
@@ -159,7 +159,7 @@ def test_no_piece_ends_the_process(unit: matrix_unit.Unit, monkeypatch: pytest.M
         if plan := pair_plans.plan_pairwise(x, y, weight):
             seen["pairwise"] += 1
             assert plan.m % whole == plan.n % whole == 0
-            assert max(plan.m, plan.n) <= 2**15
+            assert max(plan.m, plan.n) <= 2**15 or not unit.few_rows
             assert plan.rows * plan.outputs * max(plan.n, t) <= 2**22
         if plan := pair_plans.plan_grad_x(g, y, weight):
             seen["grad x"] += 1
@@ -167,11 +167,11 @@ def test_no_piece_ends_the_process(unit: matrix_unit.Unit, monkeypatch: pytest.M
             assert plan.t % whole == length % whole == 0
             for samples, rows in pair_pieces(b, s, plan.rows, plan.samples):
                 count = (samples.stop - samples.start) * (rows.stop - rows.start)
-                assert count * length <= (2**22 if count > 32 else 2**20)
+                assert count * length <= (2**22 if count > unit.few_rows else 2**20)
         if plan := pair_plans.plan_grad_weight(g, x, y, weight):
             seen["grad weight"] += 1
             assert plan.t % whole == plan.length % whole == 0
-            assert m > 32
+            assert m > unit.few_rows
             assert b * s <= plan.length
             assert plan.outputs * n * (plan.length + m) <= 3 * 2**21
             assert plan.outputs * n * max(plan.length // 2, m) <= 2**22

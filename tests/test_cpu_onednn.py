@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from triton_bilinear import cpu
-from triton_bilinear.cpu import matrix_unit, onednn, orders, whole
+from triton_bilinear.cpu import matrix_unit, onednn, orders, units, whole
 
 ZEN_5 = {"cpu_name": "AMD EPYC", "avx512_vp2intersect": True, "avx512_bf16": True}
 ZEN_4 = {"cpu_name": "AMD EPYC", "avx512_vp2intersect": False, "avx512_bf16": True}
@@ -60,9 +60,9 @@ def test_it_is_given_dense_matrices(in_pieces, name, layout, monkeypatch):
 @pytest.mark.parametrize(
     ("capabilities", "serves", "kind"),
     [
-        (ZEN_5, True, matrix_unit.BESIDE_AVX2),
-        (ZEN_4, False, matrix_unit.AVX512),
-        (XEON, False, matrix_unit.AMX),
+        (ZEN_5, True, units.BESIDE_AVX2),
+        (ZEN_4, False, units.AVX512),
+        (XEON, False, units.AMX),
         ({}, False, None),
     ],
     ids=["Zen 5", "Zen 4", "Xeon", "another"],

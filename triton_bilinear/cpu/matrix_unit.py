@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from functools import cache
 from math import gcd
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import onednn
 from .budget import MANY
+from .units import AMX, AVX512, BESIDE_AVX2, Unit
 
 # Elements of all buffers of a call: where einsum holds few, and else one part of those, or at most.
 FEW = 2**22
@@ -30,94 +30,11 @@ SCRATCH_OF_TRANSPOSE = 2**18
 
 # Elements of the largest product.
 LARGEST_PIECE = 2**22
-
-
-class Unit(NamedTuple):
-    """A kind of unit. Times are counted in multiply-adds of MKL's product of float32 on its CPU.
-
-    sum_multiple: what the length of a sum must be a multiple of. speed: multiply-adds of bfloat16 in the time of one.
-    short_sum: what is fixed for each sum, of bfloat16. call: what is fixed for each product.
-
-    scratch_of_sum: elements that oneDNN takes for itself for each of a sum; scratch_of_operand: for each of the right
-    operand of sums over the batch. piece: elements of a product beyond which more are no faster, rows: of a piece.
-
-    one_by_one: one of the products of two rows of features, multiplied by torch's own loop; left_over: one of those at
-    the end of a row that do not fill a vector. product: one by the unit, which makes a matrix of those of each row;
-    dot: one multiply-add of dot products of each row, dot_of_all: of those of what another core has made; row: what is
-    fixed for each row that is a product of its own. copy: one element of a copied weight, transposed: of one whose
-    inner axis becomes another.
-    """
-
-    sum_multiple: int
-    speed: float
-    short_sum: float
-    call: float
-    one_by_one: float
-    left_over: float
-    product: float
-    dot: float
-    dot_of_all: float
-    row: float
-    copy: float
-    transposed: float
-    scratch_of_sum: int
-    scratch_of_operand: float
-    piece: int
-    rows: int
-
-
-# oneDNN, as it comes with torch 2.13: with AMX the end of a sum whose length is no multiple of 32 brings a NaN of one
-# row into others (its issue 5717).
-AMX = Unit(  # measured on a Xeon
-    sum_multiple=32,
-    speed=3.0,
-    short_sum=32.0,
-    call=2.5e6,
-    one_by_one=20.0,
-    left_over=150.0,
-    product=12.0,
-    dot=12.0,
-    dot_of_all=28.0,
-    row=20e3,
-    copy=18.0,
-    transposed=150.0,
-    scratch_of_sum=48,
-    scratch_of_operand=0.75,
-    piece=2**21,
-    rows=512,
-)
-BESIDE_AVX2 = Unit(  # measured on a Zen 5, where MKL's product is of AVX2 (see `onednn`)
-    sum_multiple=1,
-    speed=4.2,
-    short_sum=0.0,
-    call=1.5e6,
-    one_by_one=10.0,
-    left_over=100.0,
-    product=3.0,
-    dot=5.0,
-    dot_of_all=5.0,
-    row=8e3,
-    copy=4.0,
-    transposed=40.0,
-    scratch_of_sum=0,
-    scratch_of_operand=0.0,
-    piece=2**23,
-    rows=1024,
-)
-AVX512 = BESIDE_AVX2._replace(speed=2.0)  # not measured: an instruction does twice the multiply-adds of one of float32
-
-# Rows that keep the unit busy.
-FEWEST_ROWS = 48
-
-# With AMX again, some products of few rows (those of the left operand, or with a column-major result those of the right
-# one), always of more elements than these, end the process with a division by zero: 32 of 49152, say.
-FEW_ROWS = 32
+# And with few rows (see `Unit.few_rows`).
 FEW_ELEMENTS = 2**20
 # Of longer sums oneDNN keeps parts in float32 beside the result, for each thread and with the result's strides: of a
 # part of a matrix that is more than the matrix.
 LONGEST_IN_PLACE = 1024
-# Of a sum of which products of any number of rows can be made.
-LONGEST = FEW_ELEMENTS // FEW_ROWS
 
 
 def serves(tensor: Tensor) -> bool:
@@ -172,4 +89,9 @@ def even(rows: int) -> int:
 
 def can_be_a_piece(rows: int, columns: int) -> bool:
     """Whether an operand of a product is no larger than a piece, and none of few rows that may end the process."""
-    return rows * columns <= (LARGEST_PIECE if rows > FEW_ROWS else FEW_ELEMENTS)
+    return rows * columns <= (LARGEST_PIECE if rows > kind().few_rows else FEW_ELEMENTS)
+
+
+def can_be_a_sum(length: int) -> bool:
+    """Whether products of any number of rows can be made of sums of this length."""
+    return length * kind().few_rows <= FEW_ELEMENTS

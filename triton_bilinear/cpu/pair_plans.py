@@ -62,10 +62,10 @@ def plan_pairwise(x: Tensor, y: Tensor, weight: Tensor) -> PairwisePlan | None:
     part = room // 8
     rows = min(unit.kind().rows, batch * s, part // (m + max(n, t)))
     if (
-        rows < min(unit.FEWEST_ROWS, batch * s)
+        rows < min(unit.kind().fewest_rows, batch * s)
         or t * n > part
         or m * n > 3 * part
-        or max(m, n) > unit.LONGEST
+        or not unit.can_be_a_sum(max(m, n))
         or not _pays(weight, batch, s, t, pair_work(s, t, m, n))
     ):
         return None
@@ -87,10 +87,10 @@ def plan_grad_x(g: Tensor, y: Tensor, weight: Tensor) -> GradXPlan | None:
     part = room // 8
     rows = min(unit.kind().rows, batch * s, min(6 * part, unit.LARGEST_PIECE) // (outputs * (n + t)))
     if (
-        rows < min(unit.FEWEST_ROWS, batch * s)
+        rows < min(unit.kind().fewest_rows, batch * s)
         or t * n > part
         or outputs * n > 3 * part
-        or t > unit.LONGEST
+        or not unit.can_be_a_sum(t)
         or not _pays(weight, batch, s, plain_t, pair_work(s, t, m, n))
     ):
         return None
@@ -99,8 +99,10 @@ def plan_grad_x(g: Tensor, y: Tensor, weight: Tensor) -> GradXPlan | None:
     if not all(unit.can_be_a_piece(some * each, outputs * n) for some, each in lengths):
         return None
     in_place = n == plain_n and is_matrix(weight.shape, weight.stride(), (1, 0, 2))
-    copied = (room - samples * t * n) // (outputs * n) - rows * (n + t) // n
-    return GradXPlan(rows, samples, m if in_place else max(1, copied), t, n)
+    copied = max(1, (room - samples * t * n) // (outputs * n) - rows * (n + t) // n)
+    if not in_place and copied < min(m, unit.kind().fewest_columns):
+        return None
+    return GradXPlan(rows, samples, m if in_place else copied, t, n)
 
 
 def plan_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> GradWeightPlan | None:
@@ -113,7 +115,7 @@ def plan_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> GradWeight
     samples = max(1, min(batch, room // 8 // (t * n)))
     outputs = (room - m * length - samples * t * n) // (n * (length + m) + samples * s * t)
     outputs = min(outputs, unit.LARGEST_PIECE // (n * max(length, m)))
-    if outputs <= 0 or t > unit.LONGEST or m <= unit.FEW_ROWS:
+    if outputs <= 0 or not unit.can_be_a_sum(t) or m <= unit.kind().few_rows:
         return None
     if not _pays(out, batch, s, plain_t, pair_work(s, t, m, n)):
         return None

@@ -57,7 +57,7 @@ def _rows(batch: int, columns: int, most: int, again: bool) -> set[int]:
     Or as there is room for, where the weight is copied again for each piece.
     """
     most = min(most, unit.LARGEST_PIECE // columns) // 2 * 2
-    cached = min(most, max(unit.FEWEST_ROWS, unit.kind().piece // columns // 2 * 2))
+    cached = min(most, max(unit.kind().fewest_rows, unit.kind().piece // columns // 2 * 2))
     return {unit.even(-(-batch // -(-batch // rows))) for rows in (cached, most if again else cached) if rows > 0}
 
 
@@ -68,7 +68,7 @@ def project_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterato
     q, r = unit.padded(1, plain_q), unit.padded(1, plain_r)
     room, beside = unit.room(held, q), q + r + 2 * p
     rows = min(batch, kind.rows, room // (4 * beside))
-    if p < FEWEST_OUTPUTS or max(q, r) > unit.LONGEST or rows <= 0:
+    if p < FEWEST_OUTPUTS or not unit.can_be_a_sum(max(q, r)) or rows <= 0:
         return
     in_place = (q, r) == (plain_q, plain_r) and weight.is_matrix((axes[1], axes[0], axes[2]))
     # Where p is dense a part of it is the inner axis of a copy: the longer the better.
@@ -93,7 +93,7 @@ def joint_plans(batch: int, weight: Weight, held: int) -> Iterator[Plan]:
     p, q, r = weight.sizes
     length, outer, inner = (unit.padded(1, size) for size in weight.sizes)
     columns, room = outer * inner, unit.room(held, length)
-    if max(length, outer, inner) > unit.LONGEST:
+    if not unit.can_be_a_sum(max(length, outer, inner)):
         return
     in_place = (length, inner) == (p, r) and weight.is_matrix((0, 1, 2))
     for features in [q] if in_place else _parts(q, length * inner, room):
@@ -126,7 +126,7 @@ def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int, as_they_lie
     most = min(outer, kind.piece // 2 // rows // inner, room // column)
     if most > 0 and multiplies_rows(most, inner):
         most = min(most, (room - 2 * rows * inner) // (column + 2 * rows))
-    if most <= 0 or alone <= unit.FEW_ROWS:
+    if most <= 0 or alone <= kind.few_rows:
         return
     columns = most * inner
     pieces = -(-outer // most)

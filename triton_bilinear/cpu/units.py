@@ -1,0 +1,79 @@
+"""Kinds of matrix unit for bfloat16 in CPUs, as oneDNN drives them: what each takes, and what it costs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Unit(NamedTuple):
+    """A kind of unit. Times are counted in multiply-adds of MKL's product of float32 on its CPU."""
+
+    # What the length of a sum must be a multiple of, lest its end bring a NaN of one row into others.
+    sum_multiple: int
+    # Rows (of the left operand, or with a column-major result of the right one) for which a product of more than
+    # `matrix_unit.FEW_ELEMENTS` may end the process with a division by zero: 32 of 49152, say. Two of oneDNN's faults.
+    few_rows: int
+
+    speed: float  # multiply-adds of bfloat16 in the time of one
+    short_sum: float  # what is fixed for each sum, in multiply-adds of bfloat16
+    call: float  # what is fixed for each product
+    row: float  # what is fixed for each row of the batch, where it is a product of its own
+    one_by_one: float  # one product of two features, multiplied by torch's own loop
+    left_over: float  # one of those at the end of a row that do not fill a vector
+    product: float  # one by the unit, which makes a matrix of those of each row
+    dot: float  # one multiply-add of dot products of each row
+    dot_of_all: float  # of those of what another core has made
+    copy: float  # one element of a copied weight
+    transposed: float  # one of a copy whose inner axis is another
+
+    fewest_rows: int  # of a left operand that keep the unit busy, and
+    fewest_columns: int  # of a part of a right one that is copied
+    rows: int  # of a piece, and
+    piece: int  # elements of a product, beyond which more are no faster
+    scratch_of_sum: int  # elements that oneDNN takes for each of a sum
+    scratch_of_operand: float  # for each of the right operand of a sum over the batch
+
+
+AMX = Unit(  # measured on a Xeon, with the oneDNN that torch 2.13 comes with; the NaN is that one's issue 5717
+    sum_multiple=32,
+    few_rows=32,
+    speed=3.0,
+    short_sum=32.0,
+    call=2.5e6,
+    row=20e3,
+    one_by_one=20.0,
+    left_over=150.0,
+    product=12.0,
+    dot=12.0,
+    dot_of_all=28.0,
+    copy=18.0,
+    transposed=150.0,
+    fewest_rows=48,
+    fewest_columns=1,
+    rows=512,
+    piece=2**21,
+    scratch_of_sum=48,
+    scratch_of_operand=0.75,
+)
+BESIDE_AVX2 = Unit(  # AVX-512's dot products, measured on a Zen 5, where MKL's product is of AVX2 (see `onednn`)
+    sum_multiple=1,
+    few_rows=0,
+    speed=4.2,
+    short_sum=0.0,
+    call=1.5e6,
+    row=8e3,
+    one_by_one=10.0,
+    left_over=100.0,
+    product=3.0,
+    dot=5.0,
+    dot_of_all=5.0,
+    copy=4.0,
+    transposed=40.0,
+    fewest_rows=24,
+    fewest_columns=24,
+    rows=1024,
+    piece=2**23,
+    scratch_of_sum=0,
+    scratch_of_operand=0.0,
+)
+AVX512 = BESIDE_AVX2._replace(speed=2.0)  # not measured: an instruction does twice the multiply-adds of one of float32
