@@ -1,12 +1,13 @@
 """What of a training step on the CPU is matrix products, and what more speed would take than torch's own operators.
 
-    python bench/products.py [--case NAME ...]
+    python bench/products.py [--case NAME ...] [--dtype float32]
 
-For every case in float32: the step against the best of einsum's orders and against the linear price; the shares of its
+For every case: the step against the best of einsum's orders and against the linear price; the shares of its
 time, by torch's profiler, in matrix products, in what reads or writes an intermediate one by one (products of x and y,
 dot products with a row, copies), and in everything else (calls); and how fast the step would be, against the same best
 einsum, were the matrix products all there is. That is the bound for a kernel that does the rest while it packs the
-operands of its products, which no operator of torch does.
+operands of its products, which no operator of torch does. In bfloat16 on a matrix unit products are such passes too
+where each row of the batch is a matrix of its own with one row or a sum of one term.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from triton_bilinear.benchmark.measure import QUICK, Bench
 from triton_bilinear.benchmark.report import BEST_EINSUM, floor_share, geometric_mean, speedup
 from triton_bilinear.benchmark.rivals import LINEAR, OURS, Step, rivals
 from triton_bilinear.benchmark.suite import chosen
+from triton_bilinear.inspection.problem import parse_dtype
 
 CPU = torch.device("cpu")
 RUNS = 10
@@ -70,21 +72,22 @@ def kind_of(operator: str, shapes: list[list[int]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", help="part of a case's name; all by default")
+    parser.add_argument("--dtype", default="float32", help="bf16, fp16, fp32 or fp64; float32 by default")
     options = parser.parse_args()
     try:
-        cases = chosen(CASES, options.case, ["float32"])
+        cases = chosen(CASES, options.case, [str(parse_dtype(options.dtype)).removeprefix("torch.")])
     except ValueError as error:
         print(f"products: {error}", file=sys.stderr)
         return 2
     bench = Bench(CPU, replace(QUICK, compile_seconds=0.0))
-    print(f"{'':22s}  times as fast as          share of the step      of SGEMM's  products alone:")
+    print(f"{'':22s}  times as fast as          share of the step      of matmul's  products alone:")
     print(f"{'case':22s}  best einsum  linear   products  passes  calls        rate  times best einsum")
     rows = [row for case in cases if (row := measured(bench, case)) is not None]
     if not rows:
         print("products: no order of einsum was timed, each takes too long", file=sys.stderr)
         return 2
     for label, values in zip(
-        ("against best einsum", "the same, products alone", "share of SGEMM's rate"),
+        ("against best einsum", "the same, products alone", "share of the rate of a large matrix product"),
         zip(*rows, strict=True),
         strict=True,
     ):
@@ -93,8 +96,8 @@ def main() -> int:
 
 
 def measured(bench: Bench, case: Case) -> tuple[float, ...] | None:
-    """Prints a case's line; the step's speed against the best einsum, that of its products alone, the SGEMM share; None
-    where no einsum was timed.
+    """Prints a case's line; the step's speed against the best einsum, that of its products alone, the share of a large
+    product's rate; None where no einsum was timed.
     """
     record = bench.run(case)
     ours = next(rival for rival in rivals(record.case, CPU) if rival.name == OURS)

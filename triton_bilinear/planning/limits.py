@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from ..tuning.devices import DeviceSpec
 from ..tuning.targets import asynchronous_unit
 from .config import Config, product_shape
@@ -28,6 +30,10 @@ _FLOAT64, _TWO_PARTS, _WHOLE, _TURNED = 0.7, 0.45, 0.45, 0.7
 # Without matrix instructions a thread holds its rows and its columns of both operands through the depth of the tile.
 # What `registers` and those may come to, in the kernels whose operands are long beside their result.
 _WITH_OPERANDS = {"khatri_rao": 195, "project": 195, "chain": 290}
+
+# The same of a gradient of a weight for sm_120, where ptxas comes to the stack with more, by 8 to 24 bytes: of tiles with
+# several p, and with few, whose q are many.
+_GRAD_WEIGHT_WITH_OPERANDS = {"several": 283, "few": 277}
 
 # Registers of a thread's part of a long factor (see `_for_long_factor`); fewer are no trouble.
 _LONG = 16
@@ -207,11 +213,16 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
     most = _REGISTERS[config.kernel][matrix_unit(config, device, problem.dtype)]
     if needed > most * _share(config, device, problem):
         return False
-    if one_by_one and config.kernel in _WITH_OPERANDS:
-        needed += _operands(config, problem.dtype)
-        if needed > _WITH_OPERANDS[config.kernel]:
-            return False
+    if one_by_one and needed + _operands(config, problem.dtype) > _with_operands(config, device):
+        return False
     return shared_bytes(config, device, problem.dtype, held, problem.precision) <= device.shared_memory
+
+
+def _with_operands(config: Config, device: DeviceSpec) -> float:
+    """What registers and operands may come to without matrix instructions."""
+    if config.kernel == "grad_weight" and device.architecture == "sm_120":
+        return _GRAD_WEIGHT_WITH_OPERANDS["several" if config["P"] >= 8 else "few"]
+    return _WITH_OPERANDS.get(config.kernel, inf)
 
 
 def _goes_by_stack(config: Config, device: DeviceSpec, problem: ContractProblem) -> bool:
