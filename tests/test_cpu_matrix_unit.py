@@ -28,6 +28,7 @@ from triton_bilinear.cpu import (
     orders,
     rounded,
     rounded_joint,
+    rounded_joint_tiles,
     rounded_project,
     unit_plans,
     units,
@@ -37,6 +38,7 @@ from triton_bilinear.cpu.costs import Plan, Weight
 from triton_bilinear.cpu.pieces import row_pieces
 
 PLANNERS = (orders.plan_contract, orders.plan_joint, orders.plan_weight)
+JOINT = {"joint_plans": rounded_joint, "joint_tile_plans": rounded_joint_tiles}
 WIDE = ((0, 1, 2), (0, 2, 1), (1, 2, 0), (2, 1, 0))
 
 
@@ -56,7 +58,7 @@ def unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     """There is one of each kind, all else is too dear, no problem is small, and pieces are."""
     skip_if_not_served(request.param)
     monkeypatch.setattr(matrix_unit, "serves", lambda tensor: tensor.dtype == torch.bfloat16)
-    monkeypatch.setattr(matrix_unit, "kind", lambda: request.param._replace(piece=2**17))
+    monkeypatch.setattr(matrix_unit, "kind", lambda: request.param._replace(piece=2**17, rows=64, dot_of_copy=20.0))
     monkeypatch.setattr(onednn, "is_there", lambda: False)
     for rate in ("rate", "rate_of_all", "rate_of_shares", "rate_by_transpose"):
         monkeypatch.setattr(orders, rate, lambda *sizes: 1e-9)
@@ -79,7 +81,7 @@ def record(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, calle
 def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The functions of the unit that were called; plans of one order alone are made."""
     called: list[str] = []
-    for other in {"contract_plans", "project_plans", "joint_plans"} - {request.param}:
+    for other in {"contract_plans", "project_plans", *JOINT} - {request.param}:
         monkeypatch.setattr(unit_plans, other, lambda *args: [])
     monkeypatch.setattr(unit_plans, "FEWEST_OUTPUTS", 1)
     order = {"contract_plans": rounded, "project_plans": rounded_project}[request.param]
@@ -88,13 +90,13 @@ def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> li
     return called
 
 
-@pytest.fixture
-def joint_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A "grad_inputs" for each call of the joint order; there are plans of no other."""
+@pytest.fixture(params=JOINT)
+def joint_calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A "grad_inputs" for each call of one joint order; there are plans of no other."""
     called: list[str] = []
-    for other in ("contract_plans", "project_plans"):
+    for other in {"contract_plans", "project_plans", *JOINT} - {request.param}:
         monkeypatch.setattr(unit_plans, other, lambda *args: [])
-    record(monkeypatch, rounded_joint, "grad_inputs", called)
+    record(monkeypatch, JOINT[request.param], "grad_inputs", called)
     return called
 
 
@@ -262,7 +264,7 @@ def test_a_feature_that_is_not_a_number_stays_one_in_the_gradient_of_the_weight(
 def test_no_piece_ends_the_process(unit: units.Unit, monkeypatch: pytest.MonkeyPatch) -> None:
     """None is too large, nor large with few rows; every sum has a length that the unit takes."""
     monkeypatch.undo()
-    monkeypatch.setattr(matrix_unit, "kind", lambda: unit)
+    monkeypatch.setattr(matrix_unit, "kind", lambda: unit._replace(dot_of_copy=20.0))
     whole, largest = unit.sum_multiple, min(unit.piece, 2**22)
     seen = Counter()
     few, many = (0, 2**22), (2**27, 3 * 2**21)  # what einsum holds, and the most that all buffers may
@@ -292,6 +294,12 @@ def test_no_piece_ends_the_process(unit: units.Unit, monkeypatch: pytest.MonkeyP
                 assert plan.columns % whole**2 == 0
                 assert plan.columns >= q * r
                 assert plan.rows * plan.columns <= most
+            for plan in unit_plans.joint_tile_plans(batch, weight, held):
+                seen["joint by tiles"] += 1
+                assert plan.columns % (plan.outputs * whole) == 0
+                assert plan.outputs <= q
+                assert plan.rows * plan.columns <= 2**22
+                assert plan.rows * plan.columns * 3 <= most
             for plan in unit_plans.weight_plans(batch, weight, (0, 1, 2), held, False):
                 seen["weight"] += 1
                 assert plan.rows % whole == 0
@@ -299,7 +307,7 @@ def test_no_piece_ends_the_process(unit: units.Unit, monkeypatch: pytest.MonkeyP
                 assert plan.rows * plan.columns <= largest
                 assert plan.rows * (plan.columns + 48) <= most
     assert min(seen.values()) > 30
-    assert len(seen) == 4
+    assert len(seen) == 5
 
 
 class Products(TorchDispatchMode):

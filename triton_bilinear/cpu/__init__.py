@@ -19,6 +19,7 @@ from . import (
     project,
     rounded,
     rounded_joint,
+    rounded_joint_tiles,
     rounded_project,
     weight_grad,
     whole,
@@ -48,6 +49,7 @@ _ORDERS = {
     "project": project,
     "rounded": rounded,
     "rounded_joint": rounded_joint,
+    "rounded_joint_tiles": rounded_joint_tiles,
     "rounded_project": rounded_project,
     "weight": weight_grad,
 }

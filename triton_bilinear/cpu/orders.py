@@ -161,6 +161,7 @@ def plan_joint(batch: int, weight: Weight, budget: Budget) -> Plan:
         plans.append(Plan("joint", axes, rows, columns, cost))
     if weight.unit:
         plans += unit_plans.joint_plans(batch, weight, budget.held)
+        plans += unit_plans.joint_tile_plans(batch, weight, budget.held)
     return _cheapest(plans)
 
 

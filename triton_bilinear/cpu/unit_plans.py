@@ -6,7 +6,7 @@ A piece holds whole sums: all products of its rows, the whole projections of som
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil, prod
+from math import ceil, inf, prod
 
 from . import matrix_unit as unit
 from .costs import Plan, Sizes, Weight
@@ -106,6 +106,26 @@ def joint_plans(batch: int, weight: Weight, held: int) -> Iterator[Plan]:
             if copied:
                 cost += length * q * inner * pieces * _copied(weight, (0, 1, 2))
             yield Plan("rounded_joint", (0, 1, 2), rows, columns, cost, features)
+
+
+def joint_tile_plans(batch: int, weight: Weight, held: int) -> Iterator[Plan]:
+    """Those of more rows, by tiles of some features q and all r; the sums over q are in float32, as they are parts."""
+    kind = unit.kind()
+    p, q, r = weight.sizes
+    length, inner = unit.padded(1, p), unit.padded(1, r)
+    room = unit.room(held, length)
+    for most in {min(batch, kind.rows // parts) for parts in (1, 2, 4, 8)}:
+        rows = -(-batch // -(-batch // most))
+        # A row is in a tile and in its copy of twice the size; so are x, and twice the results.
+        left = room - rows * (length + 2 * inner + 4 * q) - 2 * rows * inner
+        features = min(q, unit.LARGEST_PIECE // (rows * inner), left // (inner * (3 * rows + length)))
+        if features <= 0 or kind.dot_of_copy == inf or not unit.can_be_a_sum(max(length, inner)):
+            continue
+        pieces, parts = -(-batch // rows), -(-q // features)
+        cost = batch * q * inner * (length + kind.short_sum) / _rate(rows, features * inner, few=16)
+        cost += batch * (q * inner * (kind.dot + kind.dot_of_copy) + 2 * parts * kind.row)
+        cost += pieces * (3 * parts * kind.call + length * q * inner * _copied(weight, (0, 1, 2)))
+        yield Plan("rounded_joint_tiles", (0, 1, 2), rows, features * inner, cost, features)
 
 
 def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int, as_they_lie: bool) -> Iterator[Plan]:

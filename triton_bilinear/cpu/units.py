@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import NamedTuple
 
 
@@ -23,6 +24,7 @@ class Unit(NamedTuple):
     product: float  # one by the unit, which makes a matrix of those of each row
     dot: float  # one multiply-add of dot products of each row
     dot_of_all: float  # of those of what another core has made
+    dot_of_copy: float  # of those in float32, of a copy
     copy: float  # one element of a copied weight
     transposed: float  # one of a copy whose inner axis is another
 
@@ -46,6 +48,7 @@ AMX = Unit(  # measured on a Xeon, with the oneDNN that torch 2.13 comes with; t
     product=12.0,
     dot=12.0,
     dot_of_all=28.0,
+    dot_of_copy=inf,  # not measured
     copy=18.0,
     transposed=150.0,
     fewest_rows=48,
@@ -67,6 +70,7 @@ BESIDE_AVX2 = Unit(  # AVX-512's dot products, measured on a Zen 5, where MKL's 
     product=3.0,
     dot=5.0,
     dot_of_all=5.0,
+    dot_of_copy=20.0,
     copy=4.0,
     transposed=40.0,
     fewest_rows=24,

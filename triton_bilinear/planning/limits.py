@@ -31,8 +31,8 @@ _FLOAT64, _TWO_PARTS, _WHOLE, _TURNED = 0.7, 0.45, 0.45, 0.7
 # What `registers` and those may come to, in the kernels whose operands are long beside their result.
 _WITH_OPERANDS = {"khatri_rao": 195, "project": 195, "chain": 290}
 
-# The same of a gradient of a weight for sm_120, where ptxas comes to the stack with more, by 8 to 24 bytes: of tiles with
-# several p, and with few, whose q are many.
+# The same of a gradient of a weight for sm_120, where ptxas comes to the stack with more, by 8 to 24 bytes: of tiles
+# with several p, and with few, whose q are many.
 _GRAD_WEIGHT_WITH_OPERANDS = {"several": 283, "few": 277}
 
 # Registers of a thread's part of a long factor (see `_for_long_factor`); fewer are no trouble.
