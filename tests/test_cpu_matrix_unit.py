@@ -329,15 +329,18 @@ class Products(TorchDispatchMode):
 def test_a_small_problem(name: str, sizes: tuple[int, ...], layout: Callable, unit: units.Unit, monkeypatch):
     """By the unit if it takes any sum, else in float32, as all that is padded would take longer."""
     monkeypatch.setattr(whole, "LARGEST", 2**18)
+    monkeypatch.setattr(whole, "LEAST_BY_UNIT", 2)
     inputs, results = make(name, torch.bfloat16, layout, **dict(zip("bpqr", sizes, strict=True)))
     with Products() as products:
         getattr(cpu, name)(*inputs, *results)
     check(name, inputs, results)
-    assert products.dtypes == {torch.bfloat16 if unit.sum_multiple == 1 else torch.float32}
+    by_unit = unit.sum_multiple == 1 and prod(sizes) > 1
+    assert products.dtypes == {torch.bfloat16 if by_unit else torch.float32}
 
 
 def test_what_is_not_a_number_stays_in_its_row_of_a_small_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole, "LARGEST", 2**18)
+    monkeypatch.setattr(whole, "LEAST_BY_UNIT", 2)
     g, x, y = (torch.randn(11, n).bfloat16() for n in (3, 7, 5))
     weight = torch.randn(3, 7, 5).bfloat16()
     g[3, -1], x[5, -1], y[7, 0] = torch.nan, torch.inf, torch.nan

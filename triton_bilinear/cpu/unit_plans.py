@@ -1,6 +1,7 @@
 """Plans for a CPU's matrix unit (see `matrix_unit`): the Khatri-Rao order, project-then-dot and the joint order.
 
-A piece holds whole sums: all products of its rows, the whole projections of some outputs, or all of g times the weight.
+A piece holds whole sums: all products of its rows, the whole projections of some outputs, or all of g times the weight,
+or of tiles of that, whose parts of a sum are added up in float32.
 """
 
 from __future__ import annotations

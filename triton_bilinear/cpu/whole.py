@@ -19,6 +19,9 @@ from .workspace import ACCUMULATE, fusible
 LARGEST = 2**18
 LARGEST_PRODUCT = 2**20
 
+# Multiply-adds from which a matrix unit is faster than float32, which rounds less.
+LEAST_BY_UNIT = 2**21
+
 # How many times as large the product of two features is for which two intermediates with outputs are faster.
 FEW = 8
 
@@ -96,13 +99,20 @@ def run(primitive: Callable[..., None], inputs: tuple[Tensor | None, ...], *outp
     """Run a primitive, in a dtype whose products are as exact as the results are to be."""
     dtype = outputs[0].dtype
     wide = ACCUMULATE[dtype]
-    if wide is dtype or matrix_unit.takes_any_sum(outputs[0]):
+    if wide is dtype or _pays_by_unit(*inputs, *outputs):
         primitive(*inputs, *outputs)
         return
     results = [torch.empty(out.shape, dtype=wide, device=out.device) for out in outputs]
     primitive(*(None if t is None else t.to(wide) for t in inputs), *results)
     for out, result in zip(outputs, results, strict=True):
         out.copy_(result)
+
+
+def _pays_by_unit(rows: Tensor | None, *others: Tensor | None) -> bool:
+    """Of the operands of a primitive: rows first, and the weight, or its gradient, as the first cube."""
+    weight = next(t for t in others if t is not None and t.dim() == 3)
+    assert rows is not None
+    return matrix_unit.takes_any_sum(weight) and len(rows) * weight.numel() >= LEAST_BY_UNIT
 
 
 def _pairs(u: Tensor, v: Tensor) -> Tensor:
