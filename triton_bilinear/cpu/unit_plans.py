@@ -114,13 +114,14 @@ def joint_tile_plans(batch: int, weight: Weight, held: int) -> Iterator[Plan]:
     kind = unit.kind()
     p, q, r = weight.sizes
     length, inner = unit.padded(1, p), unit.padded(1, r)
-    room = unit.room(held, length)
+    if kind.dot_of_copy == inf or not unit.can_be_a_sum(max(length, inner)):
+        return
     for most in {min(batch, kind.rows // parts) for parts in (1, 2, 4, 8)}:
         rows = -(-batch // -(-batch // most))
-        # A row is in a tile and in its copy of twice the size; so are x, and twice the results.
-        left = room - rows * (length + 2 * inner + 4 * q) - 2 * rows * inner
-        features = min(q, unit.LARGEST_PIECE // (rows * inner), left // (inner * (3 * rows + length)))
-        if features <= 0 or kind.dot_of_copy == inf or not unit.can_be_a_sum(max(length, inner)):
+        # Of each row x, both results and a tile are held, and some of these in float32 too, of twice the size.
+        room = unit.room(held, length) - rows * (length + 4 * inner + 4 * q)
+        features = min(q, unit.LARGEST_PIECE // (rows * inner), room // (inner * (3 * rows + length)))
+        if features <= 0:
             continue
         pieces, parts = -(-batch // rows), -(-q // features)
         cost = batch * q * inner * (length + kind.short_sum) / _rate(rows, features * inner, few=16)
