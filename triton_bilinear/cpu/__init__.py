@@ -74,7 +74,7 @@ def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out
     """
     advise(out, kept)
     if whole.suits(out, weight):
-        whole.run(whole.contract_keep, (u, v, weight, bias), out, kept)
+        whole.run(out, weight, whole.contract_keep, (u, v, weight, bias), out, kept)
         return
     if _empty(out, weight, bias):
         kept.zero_()
@@ -93,7 +93,7 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
     """
     advise(out_x, out_y)
     if whole.suits(g, weight):
-        whole.run(whole.grad_inputs, (g, x, y, weight), out_x, out_y)
+        whole.run(g, weight, whole.grad_inputs, (g, x, y, weight), out_x, out_y)
         return
     if weight.numel() == 0 or g.numel() == 0:
         out_x.zero_()
@@ -117,7 +117,7 @@ def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
     """
     advise(out)
     if whole.suits(g, out):
-        whole.run(whole.grad_weight, (g, x, y), out)
+        whole.run(g, out, whole.grad_weight, (g, x, y), out)
         return
     if out.numel() == 0 or g.numel() == 0:
         out.zero_()
@@ -138,7 +138,7 @@ def _contract(
 ) -> None:
     """Of at least one sum, and one axis of the batch or few. budget: of the step that it is part of."""
     if whole.suits(out, weight):
-        whole.run(whole.contract, (u, v, weight, bias), out)
+        whole.run(out, weight, whole.contract, (u, v, weight, bias), out)
         return
     plan = _plan_contract(out, weight, budget or _budget(out, weight))
     if plan.axes == (0, 2, 1):

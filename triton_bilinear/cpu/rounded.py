@@ -66,7 +66,7 @@ def _multiply(workspace: Workspace, outer: Tensor, inner: Tensor, rows: int, wid
     product[batch:] = 0
     if not unit_plans.multiplies_rows(q, r):
         torch.mul(outer.unsqueeze(2), inner.unsqueeze(1), out=product[:batch, :, :r])
-    elif matrix_unit.kind().sum_multiple == 1:
+    elif matrix_unit.takes_any_sum(outer):
         torch.bmm(outer.unsqueeze(2), inner.unsqueeze(1), out=product[:batch])
     else:
         left, right = workspace.take("left", batch, q, 2), workspace.take("right", batch, 2, width)

@@ -7,7 +7,7 @@ or of tiles of that, whose parts of a sum are added up in float32.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil, inf, prod
+from math import ceil, prod
 
 from . import matrix_unit as unit
 from .costs import Plan, Sizes, Weight
@@ -114,7 +114,7 @@ def joint_tile_plans(batch: int, weight: Weight, held: int) -> Iterator[Plan]:
     kind = unit.kind()
     p, q, r = weight.sizes
     length, inner = unit.padded(1, p), unit.padded(1, r)
-    if kind.dot_of_copy == inf or not unit.can_be_a_sum(max(length, inner)):
+    if not unit.can_be_a_sum(max(length, inner)):
         return
     for most in {min(batch, kind.rows // parts) for parts in (1, 2, 4, 8)}:
         rows = -(-batch // -(-batch // most))

@@ -95,24 +95,19 @@ def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
         target.copy_(_mm(alone.t(), _pairs(*others)).view(target.shape))
 
 
-def run(primitive: Callable[..., None], inputs: tuple[Tensor | None, ...], *outputs: Tensor) -> None:
-    """Run a primitive, in a dtype whose products are as exact as the results are to be."""
-    dtype = outputs[0].dtype
-    wide = ACCUMULATE[dtype]
-    if wide is dtype or _pays_by_unit(*inputs, *outputs):
+def run(
+    rows: Tensor, weight: Tensor, primitive: Callable[..., None], inputs: tuple[Tensor | None, ...], *outputs: Tensor
+) -> None:
+    """Run a primitive on a problem that `suits`, in a dtype whose products are as exact as the results are to be."""
+    wide = ACCUMULATE[weight.dtype]
+    pays_by_unit = matrix_unit.takes_any_sum(weight) and rows.shape[0] * weight.numel() >= LEAST_BY_UNIT
+    if wide is weight.dtype or pays_by_unit:
         primitive(*inputs, *outputs)
         return
     results = [torch.empty(out.shape, dtype=wide, device=out.device) for out in outputs]
     primitive(*(None if t is None else t.to(wide) for t in inputs), *results)
     for out, result in zip(outputs, results, strict=True):
         out.copy_(result)
-
-
-def _pays_by_unit(rows: Tensor | None, *others: Tensor | None) -> bool:
-    """Of the operands of a primitive: rows first, and the weight, or its gradient, as the first cube."""
-    weight = next(t for t in others if t is not None and t.dim() == 3)
-    assert rows is not None
-    return matrix_unit.takes_any_sum(weight) and len(rows) * weight.numel() >= LEAST_BY_UNIT
 
 
 def _pairs(u: Tensor, v: Tensor) -> Tensor:

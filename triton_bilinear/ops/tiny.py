@@ -36,9 +36,8 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     """`z[i, l] = sum_mn x[i, m] weight[l, m, n] y[i, n] + bias[l]`: x (B, M), y (B, N), weight (L, M, N), bias (L,)."""
     dtype = ACCUMULATE[x.dtype]
     if x.dtype != dtype:
-        return bilinear(x.to(dtype), y.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)).to(
-            x.dtype
-        )
+        wide = bilinear(x.to(dtype), y.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+        return wide.to(x.dtype)
     products = (x.unsqueeze(2) * y.unsqueeze(1)).flatten(1)
     matrix = weight.flatten(1).t()
     return torch.mm(products, matrix) if bias is None else torch.addmm(bias, products, matrix)

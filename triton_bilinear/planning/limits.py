@@ -33,7 +33,7 @@ _WITH_OPERANDS = {"khatri_rao": 195, "project": 195, "chain": 290}
 
 # The same of a gradient of a weight for sm_120, where ptxas comes to the stack with more, by 8 to 24 bytes: of tiles
 # with several p, and with few, whose q are many.
-_GRAD_WEIGHT_WITH_OPERANDS = {"several": 283, "few": 277}
+_SEVERAL_WITH_OPERANDS, _FEW_WITH_OPERANDS = 283, 277
 
 # Registers of a thread's part of a long factor (see `_for_long_factor`); fewer are no trouble.
 _LONG = 16
@@ -221,7 +221,7 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
 def _with_operands(config: Config, device: DeviceSpec) -> float:
     """What registers and operands may come to without matrix instructions."""
     if config.kernel == "grad_weight" and device.architecture == "sm_120":
-        return _GRAD_WEIGHT_WITH_OPERANDS["several" if config["P"] >= 8 else "few"]
+        return _SEVERAL_WITH_OPERANDS if config["P"] >= 8 else _FEW_WITH_OPERANDS
     return _WITH_OPERANDS.get(config.kernel, inf)
 
 
