@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from .costs import Sizes
+from .libraries import MKL, ONEDNN, Library
 from .onednn import FEWEST_ROWS, serves
 from .shares import threads_of
 from .workspace import ACCUMULATE
@@ -16,8 +17,8 @@ from .workspace import ACCUMULATE
 CPU_PIECE = 512 * 1024
 DEVICE_PIECE = 16 * 1024 * 1024
 
-# What lies between two products may be a few times as large in float32, where that is no more than the weight, nor than
-# a small part of what a contraction makes that is not cut: longer products do a little better.
+# What lies between two products of MKL may be a few times as large in float32, where that is no more than the weight,
+# nor than a small part of what a contraction makes that is not cut: longer products do a little better.
 TIMES_AS_LARGE = 4
 ONE_PART_OF = 10
 
@@ -36,6 +37,14 @@ MANY = 2**23
 ONE_PART_OF_HELD = 36
 ONE_PART_FOR_ONEDNN = 56  # with the new tensors that it returns
 
+# What lies between two products of oneDNN may be twice as large as a buffer in float32, where rows are so many that
+# more of them to a piece let the weight be read less often, and it is no more than one part of what einsum holds: a
+# larger part where that is little.
+TIMES_FOR_ONEDNN = 2
+LITTLE = 2**22
+ONE_PART_OF_LITTLE = 3
+ONE_PART_OF_MUCH = 12
+
 
 class Budget(NamedTuple):
     """Elements of each buffer of a call, and of the one that holds what lies between two products; and the threads.
@@ -48,6 +57,11 @@ class Budget(NamedTuple):
     threads: int = 1
     held: int = 0
     onednn: bool = False
+
+    @property
+    def library(self) -> Library:
+        """What makes the products."""
+        return ONEDNN if self.onednn else MKL
 
 
 def piece_elements(device: torch.device) -> int:
@@ -62,11 +76,22 @@ def budget_of(device: torch.device, dtype: torch.dtype, rows: int, sizes: Sizes)
     if device.type == "cpu" and dtype.itemsize < 4 and held > MANY:
         buffer = min(buffer, held // (ONE_PART_FOR_ONEDNN if onednn else ONE_PART_OF_HELD))
     product = buffer
-    if device.type == "cpu" and dtype == torch.float32 and not onednn:
-        p, q, r = sizes
-        allowed = min(p * q * r, rows * min(p * q, p * r, q * r) // ONE_PART_OF)
-        product = min(max(buffer, allowed), TIMES_AS_LARGE * buffer)
+    if device.type == "cpu" and dtype == torch.float32:
+        product = _product_of_onednn(buffer, rows, held) if onednn else _product_of_mkl(buffer, rows, sizes)
     return Budget(buffer, product, 1 if onednn else threads_of(device), held, onednn)
+
+
+def _product_of_mkl(buffer: int, rows: int, sizes: Sizes) -> int:
+    p, q, r = sizes
+    allowed = min(p * q * r, rows * min(p * q, p * r, q * r) // ONE_PART_OF)
+    return min(max(buffer, allowed), TIMES_AS_LARGE * buffer)
+
+
+def _product_of_onednn(buffer: int, rows: int, held: int) -> int:
+    if rows < ROWS[-1]:
+        return buffer
+    allowed = held // (ONE_PART_OF_LITTLE if held <= LITTLE else ONE_PART_OF_MUCH)
+    return min(max(buffer, allowed), TIMES_FOR_ONEDNN * buffer)
 
 
 def held_by_einsum(rows: int, sizes: Sizes) -> int:
@@ -126,7 +151,8 @@ def shapes(
     """
     fitting = max(1, budget.buffer // max(1, converted))
     few = not converted and outer * inner * MANY_ROWS + beside <= budget.buffer
-    choices = (*ROWS, MANY_ROWS) if many or few else ROWS
+    larger = budget.onednn and budget.product > budget.buffer
+    choices = (*ROWS, MANY_ROWS) if many or few or larger else ROWS
     for most in [rows for rows in choices if rows <= fitting] or [fitting]:
         rows = piece_rows(batch, most, budget.threads)
         columns = columns_within(outer, inner, min(budget.product // rows, budget.buffer // max(1, copied)))

@@ -8,18 +8,10 @@ from typing import NamedTuple
 
 from .shares import even_rows
 
-# Multiply-adds of the matrix product, at its best, that take as long as ... (fitted to times of every plan of 25 sizes)
-PRODUCT = 6.5  # one element of a Khatri-Rao product
-DOT = 11.5  # one multiply-add of a batched vector-matrix product
-COPY = 18.0  # one element of a copied weight
-TURN = 115.0  # the same where another axis is the dense one
-TURNED = 90.0  # one element of transposed features
-CALL = 6e5  # what is fixed for each piece: the calls, and the threads that meet at the end of each
-ONEDNN_CALL = 1.2e6  # the same with a product of oneDNN (see `onednn`)
-# Multiply-adds of oneDNN's product that take as long as one of MKL's, where it is the faster.
-ONEDNN = 2.2
-
 Sizes = tuple[int, int, int]
+
+# Multiply-adds of oneDNN's product that take as long as one of MKL's.
+ONEDNN_PER_MKL = 2.3
 
 
 @dataclass(frozen=True)
@@ -68,16 +60,6 @@ class Weight(NamedTuple):
         return 0 if self.as_stored else max(self.sizes)
 
 
-def product_cost(run: int) -> float:
-    """Of each element of a Khatri-Rao product, which is made in runs of so many."""
-    return PRODUCT * (1 + 10 / run)
-
-
-def dot_cost(length: int) -> float:
-    """Of each multiply-add of a batched vector-matrix product with vectors of this length."""
-    return DOT * (1 + 8 / length)
-
-
 def rate(rows: float, inner: float, columns: float) -> float:
     """The share of its peak that a matrix product (rows, inner) x (inner, columns) of one thread reaches."""
     return rows / (rows + 5.0) * inner / (inner + 4.0) * columns / (columns + 5.0)
@@ -93,9 +75,9 @@ def rate_by_transpose(rows: int, inner: int, columns: int) -> float:
     return rows / (rows + 8.0) * inner / (inner + 4.0) * columns / (columns + 32.0)
 
 
-def rate_by_onednn(rows: int, inner: int, columns: int) -> float:
-    """The same of oneDNN's product of all threads (see `onednn`), against MKL's best."""
-    return ONEDNN * rows / (rows + 10.0) * inner / (inner + 10.0) * columns / (columns + 8.0)
+def rate_by_onednn(inner: int, columns: int) -> float:
+    """The same of oneDNN's product of all threads (see `onednn`), against MKL's best; its columns are made in 16s."""
+    return ONEDNN_PER_MKL * inner / (inner + 4.0) * columns / (-(-columns // 16) * 16 + 4.0)
 
 
 def rate_of_shares(rows: int, inner: int, columns: int, threads: int) -> float:

@@ -13,23 +13,8 @@ from math import prod
 
 from . import unit_plans
 from .budget import Budget, columns_within, padded_share, shapes
-from .costs import (
-    CALL,
-    COPY,
-    ONEDNN_CALL,
-    TURN,
-    TURNED,
-    Plan,
-    Sizes,
-    Weight,
-    dot_cost,
-    product_cost,
-    rate,
-    rate_by_onednn,
-    rate_by_transpose,
-    rate_of_all,
-    rate_of_shares,
-)
+from .costs import Plan, Sizes, Weight, rate, rate_by_onednn, rate_by_transpose, rate_of_all, rate_of_shares
+from .libraries import Library
 from .shares import even_rows
 
 
@@ -39,6 +24,7 @@ def _cheapest(plans: Iterable[Plan]) -> Plan:
 
 def _khatri_rao(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[Plan]:
     """Of the weight as it lies, and of copies as matrices (q r, p) in row-major order."""
+    library = budget.library
     p, q, r = (weight.sizes[axis] for axis in axes)
     dense, in_place = weight.strides[axes[0]] == 1, weight.lies_as(axes)
     if budget.onednn:  # reads a transpose as fast
@@ -54,53 +40,60 @@ def _khatri_rao(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iter
                 reached = _rate(budget, rows, columns, p)
             else:
                 reached = rate_by_transpose(rows, columns, p)
-            cost = batch * p * q * r / reached + batch * q * r * product_cost(r) + pieces * _call(budget)
+            cost = batch * p * q * r / reached + batch * q * r * library.product_cost(r) + pieces * library.call
             if copies:
-                cost += _copies(batch, rows, columns, q * r) * p * q * r * (COPY if dense else TURN)
+                cost += _copies(batch, rows, columns, q * r) * p * q * r * (library.copy if dense else library.turn)
             else:
                 cost += _tile_copies(batch, rows, columns, weight, axes, budget)
             yield Plan("khatri_rao", axes, rows, columns, cost, copies=copies)
 
 
 def _features_first(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[Plan]:
+    library = budget.library
     p, q, r = (weight.sizes[axis] for axis in axes)
     dense, in_place = weight.strides[axes[2]] == 1, weight.lies_as(axes)
     if in_place and not dense:
         return
+    budget = _for_rows_innermost(budget)
     for rows, *_ in shapes(batch, q, r, budget, converted=max(weight.sizes), many=not budget.onednn):
         count, share = padded_share(rows, budget.threads)
         if count * share * max(weight.sizes) > budget.buffer:
             continue
-        columns = columns_within(q, r, budget.buffer // max(count * share, _copied(weight, axes, budget)))
+        most = min(budget.product // (count * share), budget.buffer // max(1, _copied(weight, axes, budget)))
+        columns = columns_within(q, r, most)
         pieces, padded = -(-batch // rows) * -(-q * r // columns), batch * count * share / rows
         if budget.onednn:
-            reached = rate_by_onednn(p, columns, share)
+            reached = rate_by_onednn(columns, share)
         else:
             reached = (rate if count == budget.threads else rate_of_all)(p, columns, share)
-        cost = padded * p * q * r / reached + padded * q * r * product_cost(share)
-        cost += batch * (p + q + r) * TURNED + pieces * _call(budget)
-        cost += _tile_copies(batch, rows, columns, weight, axes, budget, COPY if dense else TURN)
+        cost = padded * p * q * r / reached + padded * q * r * library.product_cost(share, shared=True)
+        cost += batch * (p + q + r) * library.turned
+        cost += pieces * library.call + -(-batch // rows) * library.turn_calls
+        cost += _tile_copies(batch, rows, columns, weight, axes, budget, turned=not dense)
         yield Plan("features_first", axes, rows, columns, cost)
 
 
 def _project(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[Plan]:
+    library = budget.library
     p, q, r = (weight.sizes[axis] for axis in axes)
     lying = axes[1], axes[0], axes[2]
     for rows, columns, pieces in shapes(batch, p, r, budget, _copied(weight, lying, budget), _longest(weight, budget)):
         reached = _rate(budget, rows, q, columns)
-        cost = batch * p * q * r / reached + batch * p * r * dot_cost(r) + pieces * (CALL + _call(budget))
+        cost = batch * p * q * r / reached + batch * p * r * library.dot_cost(r)
+        cost += pieces * (library.call + library.dot_calls)
         cost += _tile_copies(batch, rows, columns, weight, lying, budget)
         yield Plan("project", axes, rows, columns, cost)
 
 
+def _for_rows_innermost(budget: Budget) -> Budget:
+    """There it is oneDNN's products alone that larger pieces make faster."""
+    return budget if budget.onednn else budget._replace(product=budget.buffer)
+
+
 def _rate(budget: Budget, rows: int, inner: int, columns: int) -> float:
     if budget.onednn:
-        return rate_by_onednn(rows, inner, columns)
+        return 1 / (1 / rate_by_onednn(inner, columns) + budget.library.packed / rows)
     return rate_of_shares(rows, inner, columns, budget.threads)
-
-
-def _call(budget: Budget) -> float:
-    return ONEDNN_CALL if budget.onednn else CALL
 
 
 def _longest(weight: Weight, budget: Budget) -> int:
@@ -120,12 +113,16 @@ def _copied(weight: Weight, axes: Sizes, budget: Budget) -> int:
 
 
 def _tile_copies(
-    batch: int, rows: int, columns: int, weight: Weight, axes: Sizes, budget: Budget, each: float = COPY
+    batch: int, rows: int, columns: int, weight: Weight, axes: Sizes, budget: Budget, turned: bool = False
 ) -> float:
-    """What it costs to copy the tiles of a weight, so many columns of a matrix (axes[0], axes[1] axes[2])."""
+    """What it costs to copy the tiles of a weight, so many columns of a matrix (axes[0], axes[1] axes[2]).
+
+    turned: another axis of the weight is dense than that of the copies.
+    """
     whole = weight.sizes[axes[1]] * weight.sizes[axes[2]]
     if not _copied(weight, axes, budget) or (columns == whole and weight.lies_as(axes)):
         return 0.0
+    each = budget.library.turn if turned else budget.library.copy
     return _copies(batch, rows, columns, whole) * prod(weight.sizes) * each
 
 
@@ -151,12 +148,12 @@ def plan_contract(axes_of_batch: tuple[int, ...], weight: Weight, budget: Budget
 @lru_cache(maxsize=4096)
 def plan_joint(batch: int, weight: Weight, budget: Budget) -> Plan:
     """Both gradients of the inputs from one product, g times weight; its cost is to be compared with that of two."""
-    p, q, r = weight.sizes
-    axes = 0, 1, 2
+    library, (p, q, r), axes = budget.library, weight.sizes, (0, 1, 2)
     plans = []
     for rows, columns, pieces in shapes(batch, q, r, budget, _copied(weight, axes, budget), _longest(weight, budget)):
         reached = _rate(budget, rows, p, columns)
-        cost = batch * p * q * r / reached + 2 * batch * q * r * dot_cost(r) + pieces * (2 * CALL + _call(budget))
+        cost = batch * p * q * r / reached + 2 * batch * q * r * library.dot_cost(r)
+        cost += pieces * (library.call + 2 * library.dot_calls)
         cost += _tile_copies(batch, rows, columns, weight, axes, budget)
         plans.append(Plan("joint", axes, rows, columns, cost))
     if weight.unit:
@@ -182,18 +179,22 @@ def plan_weight(batch: int, weight: Weight, budget: Budget, as_they_lie: bool = 
 
 def _together(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[Plan]:
     """The sum over rows by all threads."""
+    library = budget.library
     a, o, i = (weight.sizes[axis] for axis in axes)
     in_place = weight.lies_as(axes)
     for rows, columns, pieces in shapes(batch, o, i, budget, _made(in_place, a, budget), _longest(weight, budget)):
-        reached = (rate_by_onednn if budget.onednn else rate_of_all)(a, rows, columns)
-        cost = batch * a * o * i / reached + batch * o * i * product_cost(i) + pieces * _call(budget)
+        reached = rate_by_onednn(rows, columns) if budget.onednn else rate_of_all(a, rows, columns)
+        cost = batch * a * o * i / reached + batch * o * i * library.product_cost(i, shared=True)
+        cost += pieces * library.call
         if budget.onednn:  # of dense operands
-            cost += batch * a * -(-o * i // columns) * TURNED
-        yield Plan("weight", axes, rows, columns, cost + (0 if in_place else _stored(weight, axes[2])))
+            cost += batch * a * -(-o * i // columns) * library.turned
+        cost += _added(batch, rows, weight, axes[2], library)
+        yield Plan("weight", axes, rows, columns, cost + (0 if in_place else _stored(weight, axes[2], library)))
 
 
 def _apart(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[Plan]:
     """The sum over each thread's rows apart."""
+    library = budget.library
     a, o, i = (weight.sizes[axis] for axis in axes)
     kept = a * budget.threads
     for rows, columns, pieces in shapes(batch, o, i, budget, kept, weight.converted, beside=kept * o * i):
@@ -201,26 +202,33 @@ def _apart(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[
             continue
         # Sums as short as a share's are read and written so often as if they were shorter still.
         reached = rate(a, rows / budget.threads / 1.6, columns)
-        cost = batch * a * o * i / reached + batch * o * i * product_cost(i) + pieces * CALL
-        cost += budget.threads * COPY * a * o * i + _stored(weight, axes[2])
+        cost = batch * a * o * i / reached + batch * o * i * library.product_cost(i) + pieces * library.call
+        cost += budget.threads * library.copy * a * o * i + _stored(weight, axes[2], library)
         yield Plan("weight", axes, rows, columns, cost, apart=True)
 
 
 def _features_first_weight(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iterator[Plan]:
+    library = budget.library
     a, o, i = (weight.sizes[axis] for axis in axes)
     in_place = weight.lies_as(axes) and weight.strides[axes[0]] == 1
-    budget = budget._replace(product=budget.buffer)
+    budget = _for_rows_innermost(budget)
     for rows, columns, pieces in shapes(
         batch, o, i, budget, _made(in_place, a, budget), max(weight.sizes), many=not budget.onednn
     ):
         reached = _rate(budget, columns, rows, a)
-        cost = batch * a * o * i / reached + batch * o * i * product_cost(rows) + pieces * _call(budget)
+        cost = batch * a * o * i / reached + batch * o * i * library.product_cost(rows) + pieces * library.call
         kept = batch * (o + i) <= budget.buffer
         turned = o + i if kept else -(-o * i // columns) * (max(1, columns // i) + min(columns, i))
-        cost += batch * turned * TURNED
-        yield Plan("features_first", axes, rows, columns, cost + (0 if in_place else _stored(weight, axes[0])))
+        cost += batch * turned * library.turned + _added(batch, rows, weight, axes[0], library)
+        yield Plan("features_first", axes, rows, columns, cost + (0 if in_place else _stored(weight, axes[0], library)))
 
 
-def _stored(weight: Weight, inner: int) -> float:
+def _added(batch: int, rows: int, weight: Weight, inner: int, library: Library) -> float:
+    """What it costs to add to a result, in which this axis is the inner one, the product of each piece of rows."""
+    each = library.added if weight.strides[inner] == 1 else library.added_turned
+    return -(-batch // rows) * prod(weight.sizes) * each
+
+
+def _stored(weight: Weight, inner: int, library: Library) -> float:
     """What it costs to copy a result to where it lies, from a buffer in which this axis is the inner one."""
-    return prod(weight.sizes) * (COPY if weight.strides[inner] == 1 else TURN)
+    return prod(weight.sizes) * (library.copy if weight.strides[inner] == 1 else library.turn)

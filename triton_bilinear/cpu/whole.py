@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import matrix_unit, onednn
+from . import freed_memory, matrix_unit, onednn
 from .workspace import ACCUMULATE, fusible
 
 # Elements of the largest intermediate, and of the largest product of two features where no other is smaller: there a
@@ -99,6 +99,7 @@ def run(
     rows: Tensor, weight: Tensor, primitive: Callable[..., None], inputs: tuple[Tensor | None, ...], *outputs: Tensor
 ) -> None:
     """Run a primitive on a problem that `suits`, in a dtype whose products are as exact as the results are to be."""
+    freed_memory.keep()
     wide = ACCUMULATE[weight.dtype]
     pays_by_unit = matrix_unit.takes_any_sum(weight) and rows.shape[0] * weight.numel() >= LEAST_BY_UNIT
     if wide is weight.dtype or pays_by_unit:

@@ -9,7 +9,7 @@ from typing import Generic, TypeGuard, TypeVar
 import torch
 from torch import Tensor
 
-from . import onednn
+from . import freed_memory, onednn
 from .costs import blas_takes, is_matrix, one_axis
 from .pieces import row_pieces
 from .shares import multiply, threads_of
@@ -61,6 +61,7 @@ class Workspace:
 
         A matrix unit returns these (see `matrix_unit`), which is given dense matrices, and results in row-major order.
         """
+        freed_memory.keep()
         self.dtype = like.dtype if rounded else ACCUMULATE[like.dtype]
         self._rounded = rounded
         self.device = like.device
@@ -107,7 +108,10 @@ class Workspace:
         targets.baddbmm_(left, rights) if add else torch.bmm(left, rights, out=targets)
 
     def _dense(self, matrix: Tensor) -> Tensor:
-        return matrix if onednn.is_dense(matrix) else self.copy("dense", matrix)
+        if onednn.is_dense(matrix):
+            return matrix
+        lies_transposed = matrix.stride(0) < matrix.stride(1)
+        return self.copy("dense", matrix.t()).t() if lies_transposed else self.copy("dense", matrix)
 
     def copy(self, name: str, tensor: Tensor) -> Tensor:
         """A contiguous copy of `tensor` in the buffer `name`."""
