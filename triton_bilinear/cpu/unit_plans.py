@@ -155,6 +155,8 @@ def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int, as_they_lie
     products = batch * pieces * _products(-(-outer // pieces), inner)
     cost = batch * alone * outer * inner / _rate(alone, columns, few=32) + products + pieces * kind.call
     cost += copied * outer * inner * (kind.copy if dense else kind.transposed)
+    if rows * (alone + columns) > kind.cached:  # two cores read their half of the factor, and all products
+        cost += pieces * rows * (alone + 2 * columns) * kind.read
     yield Plan("rounded", axes, rows, columns, cost)
 
 

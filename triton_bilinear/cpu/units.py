@@ -32,6 +32,8 @@ class Unit(NamedTuple):
     fewest_columns: int  # of a part of a right one that is copied
     rows: int  # of a piece, and
     piece: int  # elements of a product, beyond which more are no faster
+    cached: int  # elements of a sum over the batch that caches hold; of more than that
+    read: float  # one element that a core reads
     scratch_of_sum: int  # elements that oneDNN takes for each of a sum
     scratch_of_operand: float  # for each of the right operand of a sum over the batch
 
@@ -55,6 +57,8 @@ AMX = Unit(  # measured on a Xeon, with the oneDNN that torch 2.13 comes with; t
     fewest_columns=1,
     rows=512,
     piece=2**21,
+    cached=2**22,
+    read=0.0,  # not measured
     scratch_of_sum=48,
     scratch_of_operand=0.75,
 )
@@ -77,6 +81,8 @@ BESIDE_AVX2 = Unit(  # AVX-512's dot products, measured on a Zen 5, where MKL's 
     fewest_columns=24,
     rows=1024,
     piece=2**23,
+    cached=9 * 2**19,
+    read=15.0,
     scratch_of_sum=0,
     scratch_of_operand=0.0,
 )
