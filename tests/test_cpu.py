@@ -385,6 +385,23 @@ def test_larger_products_are_of_float32_and_for_large_weights_and_batches():
     assert product(10**6, 512, 512, 512, dtype=torch.float64) == cpu_budget.CPU_PIECE
 
 
+def test_larger_products_of_onednn_are_of_many_rows_and_a_part_of_what_einsum_holds(monkeypatch):
+    by_onednn(monkeypatch)
+
+    def product(rows, *sizes, dtype=torch.float32):
+        budget = cpu_budget.budget_of(torch.device("cpu"), dtype, rows, sizes)
+        assert budget.onednn == (dtype != torch.float64)
+        return budget.product
+
+    assert product(10**6, 64, 32, 32) == 2 * cpu_budget.CPU_PIECE
+    assert product(3072, 64, 32, 32) == 3 * 3072 * 32 * 32 // 12
+    assert product(1000, 64, 32, 32) == 1000 * 32 * 32
+    assert product(2048, 64, 32, 32) == cpu_budget.CPU_PIECE
+    assert product(500, 512, 512, 512) == cpu_budget.CPU_PIECE
+    assert product(10**6, 64, 32, 32, dtype=torch.float64) == cpu_budget.CPU_PIECE
+    assert product(10**6, 512, 512, 512, dtype=torch.float16) == cpu_budget.CPU_PIECE
+
+
 @pytest.mark.parametrize("threads", [1, 2, 8])
 def test_few_columns_are_made_of_more_rows_unless_these_are_converted(threads):
     """And each thread gets whole vectors of them."""

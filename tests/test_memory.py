@@ -17,7 +17,7 @@ import triton_bilinear as tb
 from triton_bilinear.benchmark.cases import PAIRS, ROWS, Case, draw
 from triton_bilinear.benchmark.memory import extra_bytes
 from triton_bilinear.benchmark.rivals import EINSUM_ORDERS, OURS, rivals
-from triton_bilinear.cpu import matrix_unit
+from triton_bilinear.cpu import matrix_unit, onednn
 from triton_bilinear.cpu.budget import CPU_PIECE
 
 # A step holds this many buffers of a piece at most on the CPU path.
@@ -103,8 +103,27 @@ def extra_beside_einsum(sizes: tuple[int, ...], dtype: str) -> tuple[int, int]:
     return extra[OURS], min(extra[order] for order in EINSUM_ORDERS)
 
 
-@pytest.mark.parametrize("sizes", [(1024, 128, 128, 128), (256, 160, 160, 160), (2000, 90, 60, 128)], ids=str)
-def test_larger_pieces_for_a_large_weight_stay_an_eighth_of_what_einsum_takes(sizes: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("by_onednn", [False, True], ids=["MKL", "oneDNN"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (1024, 128, 128, 128),
+        (256, 160, 160, 160),
+        (2000, 90, 60, 128),
+        (4096, 64, 32, 32),
+        (2048, 64, 32, 32),
+        (5000, 10, 101, 51),
+        (1024, 96, 64, 48),
+    ],
+    ids=str,
+)
+def test_larger_pieces_stay_an_eighth_of_what_einsum_takes(
+    sizes: tuple[int, ...], by_onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 16 MiB and more."""
+    if by_onednn and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("torch is built without oneDNN")
+    monkeypatch.setattr(onednn, "is_there", lambda: by_onednn)
     ours, einsums = extra_beside_einsum(sizes, "float32")
     assert 8 * ours <= einsums
 
