@@ -55,7 +55,7 @@ class OutputsOuter:
         left = g[:, piece].transpose(1, 2)
         samples, rows, outputs = left.shape[:3]
         left = work.padded("g", left, samples, rows, outputs, y.shape[1]).flatten(1, 2)
-        torch.bmm(left, y, out=z.view(samples, rows * outputs, -1))
+        work.multiply_samples(left, y, z.view(samples, rows * outputs, -1))
 
     @staticmethod
     def dot(work: Workspace, z: Tensor, y: Tensor, piece: slice, bias: Tensor | None, out: Tensor) -> None:
@@ -63,7 +63,7 @@ class OutputsOuter:
         product = work.take("product", samples, rows * outputs, t)
         if bias is not None:
             product.view(samples, rows, outputs, t).copy_(bias[piece, None])
-        product.baddbmm_(z.view(samples, rows * outputs, -1), y.mT, beta=0 if bias is None else 1)
+        work.multiply_samples(z.view(samples, rows * outputs, -1), y.mT, product, add=bias is not None)
         out[:, piece].copy_(product.view(samples, rows, outputs, t).transpose(1, 2))
 
 

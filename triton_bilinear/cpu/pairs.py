@@ -87,7 +87,7 @@ def _grad_x_from_y(g: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> None:
                 started = rows.start > 0 or output > 0
                 shared = g[samples, output, :, rows]
                 shared = work.matrices("g", shared, *shared.shape[1:])
-                total.baddbmm_(shared, v[:, :, i], beta=1 if started else 0)
+                work.multiply_samples(shared, v[:, :, i], total, add=started)
         if rows.stop == y.shape[1]:
             out[samples].copy_(total)
 
@@ -120,8 +120,11 @@ def pairwise_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
 
 def _multiply(work: Workspace, left: Tensor, slabs: Tensor) -> Tensor:
     """Rows (rows, M) times slabs (outer, M, inner), side by side."""
+    parts = matrices(work, slabs)
+    if len(parts) == 1:
+        return work.product("z", left, parts[0][1], together=True)
     product = work.take("z", len(left), len(slabs) * slabs.shape[2])
-    for columns, matrix in matrices(work, slabs):
+    for columns, matrix in parts:
         work.multiply(left, matrix, product[:, columns], together=True)
     return product
 

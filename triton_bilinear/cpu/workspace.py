@@ -83,16 +83,19 @@ class Workspace:
         self._shaped[key] = buffer[:size].view(shape)
         return self._shaped[key]
 
-    def product(self, name: str, left: Tensor, right: Tensor) -> Tensor:
-        """left right, in the buffer `name` or in a tensor of its own. Shapes: (rows, K), (K, columns)."""
+    def product(self, name: str, left: Tensor, right: Tensor, together: bool = False) -> Tensor:
+        """left right, in the buffer `name` or in a tensor of its own. Shapes: (rows, K), (K, columns).
+
+        together: by all threads, not by each its rows.
+        """
         if self._onednn and onednn.pays(left, right):
             return onednn.product(left, self._dense(right))
         target = self.take(name, left.shape[0], right.shape[1])
-        multiply(left, right, target, self.threads)
+        multiply(left, right, target, 1 if together else self.threads)
         return target
 
     def multiply(self, left: Tensor, right: Tensor, target: Tensor, add: bool = False, together: bool = False) -> None:
-        """target = left right, added to what is there if `add`; `together`: by all threads, not by each its rows."""
+        """target = left right, added to what is there if `add`; `together` as in `product`."""
         if self._onednn and onednn.pays_to_copy(left, right):
             result = onednn.product(left, self._dense(right))
             target.add_(result) if add else target.copy_(result)
@@ -106,6 +109,16 @@ class Workspace:
             return
         left = left.expand(len(rights), -1, -1)
         targets.baddbmm_(left, rights) if add else torch.bmm(left, rights, out=targets)
+
+    def multiply_samples(self, lefts: Tensor, rights: Tensor, targets: Tensor, add: bool = False) -> None:
+        """targets[i] = lefts[i] rights[i], added to what is there if `add`: a product for each, or a batched one."""
+        if self._onednn and onednn.pays_to_copy(lefts[0], rights[0]):
+            for left, right, target in zip(lefts, rights, targets, strict=True):
+                self.multiply(left, right, target, add)
+        elif add:
+            targets.baddbmm_(lefts, rights)
+        else:
+            torch.bmm(lefts, rights, out=targets)
 
     def _dense(self, matrix: Tensor) -> Tensor:
         if onednn.is_dense(matrix):
