@@ -18,6 +18,9 @@ from .transposed import transposed
 # Multiply-adds of a product from which oneDNN's is no slower, and of a sum from which it makes up for a copy of it.
 LEAST = 2**21
 SHORTEST = 8
+# Multiply-adds of each of several products that all threads make faster one by one than MKL's, of which each thread has
+# its own.
+LEAST_OF_EACH = 2**23
 # Elements of a new tensor that is copied, and so takes memory beside its copy.
 LARGEST = 2**19
 # Rows that meet a matrix from which a dense copy of it pays.
@@ -49,6 +52,12 @@ def pays(left: Tensor, right: Tensor) -> bool:
 def pays_to_copy(left: Tensor, right: Tensor) -> bool:
     """The same with a copy of the product."""
     return left.shape[0] * right.shape[1] <= LARGEST and pays(left, right)
+
+
+def pays_one_by_one(lefts: Tensor, rights: Tensor) -> bool:
+    """The same of each of several products (count, rows, K) (count, K, columns), instead of a batched one."""
+    _, rows, length = lefts.shape
+    return rows * length * rights.shape[2] >= LEAST_OF_EACH and pays_to_copy(lefts[0], rights[0])
 
 
 def is_dense(matrix: Tensor) -> bool:

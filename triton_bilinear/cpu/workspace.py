@@ -112,7 +112,7 @@ class Workspace:
 
     def multiply_samples(self, lefts: Tensor, rights: Tensor, targets: Tensor, add: bool = False) -> None:
         """targets[i] = lefts[i] rights[i], added to what is there if `add`: a product for each, or a batched one."""
-        if self._onednn and onednn.pays_to_copy(lefts[0], rights[0]):
+        if self._onednn and onednn.pays_one_by_one(lefts, rights):
             for left, right, target in zip(lefts, rights, targets, strict=True):
                 self.multiply(left, right, target, add)
         elif add:
