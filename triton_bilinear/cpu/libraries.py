@@ -52,7 +52,7 @@ MKL = Library(  # fitted to times of every plan of 25 sizes on a Xeon
 
 ONEDNN = Library(  # fitted to those of 28 sizes on a Zen 5 (see `onednn`)
     product=6.0,
-    shared_product=20.0,
+    shared_product=20.0,  # 10 to 45, by how near to each other the system runs the threads
     dot=6.4,
     copy=27.0,
     turn=80.0,
