@@ -34,6 +34,10 @@ class Library:
         """Of each multiply-add of a batched vector-matrix product with vectors of this length."""
         return self.dot * (1 + 8 / length)
 
+    def copy_cost(self, dense: bool) -> float:
+        """Of each element of a copied weight, or of a stored result: whether the copy's dense axis is so in both."""
+        return self.copy if dense else self.turn
+
 
 MKL = Library(  # fitted to times of every plan of 25 sizes on a Xeon
     product=6.5,

@@ -42,7 +42,7 @@ def _khatri_rao(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> Iter
                 reached = rate_by_transpose(rows, columns, p)
             cost = batch * p * q * r / reached + batch * q * r * library.product_cost(r) + pieces * library.call
             if copies:
-                cost += _copies(batch, rows, columns, q * r) * p * q * r * (library.copy if dense else library.turn)
+                cost += _copies(batch, rows, columns, q * r) * p * q * r * library.copy_cost(dense)
             else:
                 cost += _tile_copies(batch, rows, columns, weight, axes, budget)
             yield Plan("khatri_rao", axes, rows, columns, cost, copies=copies)
@@ -69,7 +69,7 @@ def _features_first(batch: int, weight: Weight, axes: Sizes, budget: Budget) -> 
         cost = padded * p * q * r / reached + padded * q * r * library.product_cost(share, shared=True)
         cost += batch * (p + q + r) * library.turned
         cost += pieces * library.call + -(-batch // rows) * library.turn_calls
-        cost += _tile_copies(batch, rows, columns, weight, axes, budget, turned=not dense)
+        cost += _tile_copies(batch, rows, columns, weight, axes, budget, dense)
         yield Plan("features_first", axes, rows, columns, cost)
 
 
@@ -113,17 +113,16 @@ def _copied(weight: Weight, axes: Sizes, budget: Budget) -> int:
 
 
 def _tile_copies(
-    batch: int, rows: int, columns: int, weight: Weight, axes: Sizes, budget: Budget, turned: bool = False
+    batch: int, rows: int, columns: int, weight: Weight, axes: Sizes, budget: Budget, dense: bool = True
 ) -> float:
     """What it costs to copy the tiles of a weight, so many columns of a matrix (axes[0], axes[1] axes[2]).
 
-    turned: another axis of the weight is dense than that of the copies.
+    dense: the axis that is dense in the copies is so in the weight.
     """
     whole = weight.sizes[axes[1]] * weight.sizes[axes[2]]
     if not _copied(weight, axes, budget) or (columns == whole and weight.lies_as(axes)):
         return 0.0
-    each = budget.library.turn if turned else budget.library.copy
-    return _copies(batch, rows, columns, whole) * prod(weight.sizes) * each
+    return _copies(batch, rows, columns, whole) * prod(weight.sizes) * budget.library.copy_cost(dense)
 
 
 def _copies(batch: int, rows: int, columns: int, whole: int) -> int:
@@ -231,4 +230,4 @@ def _added(batch: int, rows: int, weight: Weight, inner: int, library: Library) 
 
 def _stored(weight: Weight, inner: int, library: Library) -> float:
     """What it costs to copy a result to where it lies, from a buffer in which this axis is the inner one."""
-    return prod(weight.sizes) * (library.copy if weight.strides[inner] == 1 else library.turn)
+    return prod(weight.sizes) * library.copy_cost(weight.strides[inner] == 1)

@@ -107,8 +107,7 @@ class Workspace:
         if self.threads == 1:
             self.multiply(left, rights[0], targets[0], add)
             return
-        left = left.expand(len(rights), -1, -1)
-        targets.baddbmm_(left, rights) if add else torch.bmm(left, rights, out=targets)
+        self.multiply_samples(left.expand(len(rights), -1, -1), rights, targets, add)
 
     def multiply_samples(self, lefts: Tensor, rights: Tensor, targets: Tensor, add: bool = False) -> None:
         """targets[i] = lefts[i] rights[i], added to what is there if `add`: a product for each, or a batched one."""
