@@ -27,6 +27,7 @@ from triton_bilinear.cpu import (
     onednn,
     orders,
     rounded,
+    rounded_features_first,
     rounded_joint,
     rounded_joint_tiles,
     rounded_project,
@@ -38,7 +39,9 @@ from triton_bilinear.cpu.costs import Plan, Weight
 from triton_bilinear.cpu.pieces import row_pieces
 
 PLANNERS = (orders.plan_contract, orders.plan_joint, orders.plan_weight)
+CONTRACT = {"contract_plans": rounded, "project_plans": rounded_project}
 JOINT = {"joint_plans": rounded_joint, "joint_tile_plans": rounded_joint_tiles}
+WEIGHT = {"weight_plans": rounded, "weight_plans_of_rows": rounded_features_first}
 WIDE = ((0, 1, 2), (0, 2, 1), (1, 2, 0), (2, 1, 0))
 
 
@@ -77,16 +80,18 @@ def record(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, calle
     monkeypatch.setattr(module, name, lambda *args: (called.append(name), function(*args))[1])
 
 
-@pytest.fixture(params=["contract_plans", "project_plans"])
-def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The functions of the unit that were called; plans of one order alone are made."""
+@pytest.fixture(params=[("contract_plans", "weight_plans"), ("project_plans", "weight_plans_of_rows")], ids="-".join)
+def calls(request: pytest.FixtureRequest, unit: units.Unit, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The functions of the unit that were called; plans of one order alone are made, for the weight of one it has."""
     called: list[str] = []
-    for other in {"contract_plans", "project_plans", *JOINT} - {request.param}:
+    contract, weight = request.param
+    if unit.sum_multiple > 1:
+        weight = "weight_plans"
+    for other in {*CONTRACT, *JOINT, *WEIGHT} - {contract, weight}:
         monkeypatch.setattr(unit_plans, other, lambda *args: [])
     monkeypatch.setattr(unit_plans, "FEWEST_OUTPUTS", 1)
-    order = {"contract_plans": rounded, "project_plans": rounded_project}[request.param]
-    record(monkeypatch, order, "contract", called)
-    record(monkeypatch, rounded, "grad_weight", called)
+    record(monkeypatch, CONTRACT[contract], "contract", called)
+    record(monkeypatch, WEIGHT[weight], "grad_weight", called)
     return called
 
 
@@ -94,7 +99,7 @@ def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> li
 def joint_calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A "grad_inputs" for each call of one joint order; there are plans of no other."""
     called: list[str] = []
-    for other in {"contract_plans", "project_plans", *JOINT} - {request.param}:
+    for other in {*CONTRACT, *JOINT} - {request.param}:
         monkeypatch.setattr(unit_plans, other, lambda *args: [])
     record(monkeypatch, JOINT[request.param], "grad_inputs", called)
     return called
@@ -306,8 +311,13 @@ def test_no_piece_ends_the_process(unit: units.Unit, monkeypatch: pytest.MonkeyP
                 assert batch <= plan.rows < batch + whole
                 assert plan.rows * plan.columns <= largest
                 assert plan.rows * (plan.columns + 48) <= most
+            for plan in unit_plans.weight_plans_of_rows(batch, weight, (0, 1, 2), held, False):
+                seen["weight, rows innermost"] += 1
+                assert plan.rows == batch
+                assert plan.rows * plan.columns <= largest
+                assert plan.rows * (plan.columns + 48) + plan.columns * 48 <= most
     assert min(seen.values()) > 30
-    assert len(seen) == 5
+    assert len(seen) == (6 if whole == 1 else 5)
 
 
 class Products(TorchDispatchMode):

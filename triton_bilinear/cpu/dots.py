@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, bmm
 
+from . import matrix_unit
 from .workspace import Workspace
 
 
@@ -22,3 +23,20 @@ def add_products(workspace: Workspace, vectors: Tensor, matrices: Tensor, target
     bmm(vectors, matrices, out=product)
     if not dense:
         target.add_(product) if started else target.copy_(product)
+
+
+def rounded_products(work: Workspace, vectors: Tensor, matrices: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The sums vectors[i] matrices[i] + bias, rounded once, in a buffer (rows, columns), by a matrix unit.
+
+    Shapes: (rows, K), (rows, K, columns), (columns,). They are products of matrices of one row, or where matrices are
+    stored as their transposes of one column, as the unit takes these faster.
+    """
+    result = work.take("dots", len(vectors), matrices.shape[2])
+    if bias is not None:
+        result.copy_(bias)
+    beta = 0 if bias is None else 1
+    if matrices.stride(2) == 1 or matrix_unit.kind().reads_transposes:
+        result.unsqueeze(1).baddbmm_(vectors.unsqueeze(1), matrices, beta=beta)
+    else:
+        result.unsqueeze(2).baddbmm_(matrices.mT, vectors.unsqueeze(2), beta=beta)
+    return result

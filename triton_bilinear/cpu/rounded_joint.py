@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .costs import Plan
+from .dots import rounded_products
 from .matrix_unit import padded
 from .padded import padded_rows
 from .pieces import row_pieces
@@ -21,8 +21,7 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
     for left, rows_x, rows_y, piece_x, piece_y in zip(*pieces, strict=True):
         left = padded_rows(work, "g", left, length)
         tile = project(work, left, weight.transpose(0, 1), m, n, plan.outputs * n)
-        columns, row = padded_rows(work, "y", rows_y, n).unsqueeze(2), padded_rows(work, "x", rows_x, m).unsqueeze(1)
-        product = torch.bmm(tile, columns, out=work.take("product", len(left), m, 1))
-        piece_x.copy_(product[:, : weight.shape[1], 0].view(piece_x.shape))
-        product = torch.bmm(row, tile, out=work.take("product", len(left), 1, n))
-        piece_y.copy_(product[:, 0, : weight.shape[2]].view(piece_y.shape))
+        made = rounded_products(work, padded_rows(work, "y", rows_y, n), tile.mT)
+        piece_x.copy_(made[:, : weight.shape[1]].view(piece_x.shape))
+        made = rounded_products(work, padded_rows(work, "x", rows_x, m), tile)
+        piece_y.copy_(made[:, : weight.shape[2]].view(piece_y.shape))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .columns import OutputsOuter
 from .costs import Plan
+from .dots import rounded_products
 from .matrix_unit import padded
 from .padded import padded_rows, slabs
 from .pieces import row_pieces, spans
@@ -17,13 +17,14 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
     """out[..., p] = sum_{q,r} u[..., q] v[..., r] weight[p, q, r] + bias[p]."""
     work = Workspace(out, rounded=True)
     q, r = padded(1, weight.shape[1]), padded(1, weight.shape[2])
-    dot = _dot_of_outputs_inner if weight.stride(0) == 1 else _dot_of_outputs_outer
+    projected = _of_outputs_inner if weight.stride(0) == 1 else _of_outputs_outer
     for piece, left, right in zip(*(row_pieces(t, plan.rows) for t in (out, u, v)), strict=True):
-        left, right = padded_rows(work, "u", left, q), padded_rows(work, "v", right, r).unsqueeze(1)
+        left, right = padded_rows(work, "u", left, q), padded_rows(work, "v", right, r)
         target = work.target("out", piece)
         for outputs in spans(weight.shape[0], plan.columns // r):
+            z = projected(work, left, weight[outputs], r, plan.outputs * r)
             start = None if bias is None else bias[outputs]
-            dot(work, left, right, weight[outputs], start, target[:, outputs], plan.outputs * r)
+            target[:, outputs].copy_(rounded_products(work, right, z, start))
         work.store(piece, target)
 
 
@@ -39,20 +40,11 @@ def project(work: Workspace, left: Tensor, weight: Tensor, outer: int, inner: in
     return z
 
 
-def _dot_of_outputs_outer(
-    work: Workspace, left: Tensor, right: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, columns: int
-) -> None:
-    """out (rows, p), by way of z (rows, p, r): all pairs of one row and one row."""
-    z = project(work, left, weight, len(weight), right.shape[2], columns)
-    OutputsOuter.dot(work, z.flatten(1), right, slice(0, len(weight)), bias, out[:, :, None, None])
+def _of_outputs_outer(work: Workspace, left: Tensor, weight: Tensor, inner: int, columns: int) -> Tensor:
+    """z (rows, r, p), stored (rows, p, r)."""
+    return project(work, left, weight, len(weight), inner, columns).mT
 
 
-def _dot_of_outputs_inner(
-    work: Workspace, left: Tensor, right: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, columns: int
-) -> None:
-    """The same by way of z (rows, r, p), for a weight whose p is dense."""
-    z = project(work, left, weight.permute(2, 1, 0), right.shape[2], len(weight), columns)
-    dots = work.take("dots", len(left), 1, len(weight))
-    if bias is not None:
-        dots.copy_(bias)
-    out.copy_(dots.baddbmm_(right, z, beta=0 if bias is None else 1).squeeze(1))
+def _of_outputs_inner(work: Workspace, left: Tensor, weight: Tensor, inner: int, columns: int) -> Tensor:
+    """z (rows, r, p) as it is stored, for a weight whose p is dense."""
+    return project(work, left, weight.permute(2, 1, 0), inner, len(weight), columns)

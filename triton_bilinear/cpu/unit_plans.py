@@ -39,7 +39,7 @@ def contract_plans(axes_of_batch: tuple[int, ...], weight: Weight, axes: Sizes, 
                 continue
             pieces, parts = -(-batch // rows), -(-p // outputs)
             cost = batch * p * columns / _rate(rows, outputs, few=16) + batch * _products(q, width)
-            cost += pieces * parts * kind.call
+            cost += pieces * parts * kind.call + pieces * _read(weight)
             if copied:
                 cost += p * columns * (pieces if parts > 1 else 1) * _copied(weight, axes)
             yield Plan("rounded", axes, rows, columns, cost, outputs)
@@ -83,6 +83,7 @@ def project_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterato
     pieces, parts = -(-batch // rows), -(-p * r // columns)
     cost = batch * p * r * (q + kind.short_sum) / _rate(rows, outputs * r, few=16)
     cost += batch * (p * r * kind.dot + parts * kind.row) + pieces * -(-p // outputs) * kind.call
+    cost += pieces * _read(weight)
     if not in_place:
         cost += p * q * r * pieces * _copied(weight, axes) * (1 + SHORT_RUN * r / columns * inner)
     yield Plan("rounded_project", axes, rows, columns, cost, outputs)
@@ -104,6 +105,7 @@ def joint_plans(batch: int, weight: Weight, held: int) -> Iterator[Plan]:
             pieces, parts = -(-batch // rows), -(-q // features)
             cost = batch * columns * (length + kind.short_sum) / _rate(rows, features * inner, few=16)
             cost += 2 * batch * (columns * kind.dot_of_all + kind.row) + pieces * (parts + 2) * kind.call
+            cost += pieces * _read(weight)
             if copied:
                 cost += length * q * inner * pieces * _copied(weight, (0, 1, 2))
             yield Plan("rounded_joint", (0, 1, 2), rows, columns, cost, features)
@@ -126,7 +128,7 @@ def joint_tile_plans(batch: int, weight: Weight, held: int) -> Iterator[Plan]:
         pieces, parts = -(-batch // rows), -(-q // features)
         cost = batch * q * inner * (length + kind.short_sum) / _rate(rows, features * inner, few=16)
         cost += batch * (q * inner * (kind.dot + kind.dot_of_copy) + 2 * parts * kind.row)
-        cost += pieces * (3 * parts * kind.call + length * q * inner * _copied(weight, (0, 1, 2)))
+        cost += pieces * (3 * parts * kind.call + length * q * inner * _copied(weight, (0, 1, 2)) + _read(weight))
         yield Plan("rounded_joint_tiles", (0, 1, 2), rows, features * inner, cost, features)
 
 
@@ -158,6 +160,32 @@ def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int, as_they_lie
     if rows * (alone + columns) > kind.cached:  # two cores read their half of the factor, and all products
         cost += pieces * rows * (alone + 2 * columns) * kind.read
     yield Plan("rounded", axes, rows, columns, cost)
+
+
+def weight_plans_of_rows(batch: int, weight: Weight, axes: Sizes, held: int, as_they_lie: bool) -> Iterator[Plan]:
+    """As `weight_plans`, with the rows of the batch innermost."""
+    kind = unit.kind()
+    if kind.sum_multiple > 1:
+        return
+    alone, outer, inner = (weight.sizes[axis] for axis in axes)
+    dense = weight.strides[axes[0]] == 1
+    made = 0 if dense and weight.is_matrix(axes) else alone
+    kept = batch * (outer + inner + (0 if as_they_lie else alone))
+    most = min(outer, kind.piece // 2 // (batch * inner), (unit.room(held, 0) - kept) // (inner * (batch + made)))
+    if most <= 0:
+        return
+    columns = most * inner
+    pieces = -(-outer // most)
+    cost = batch * alone * outer * inner / _rate(columns, alone, few=16) + pieces * kind.call
+    cost += batch * (outer * inner * kind.product_of_rows + (outer + inner) * kind.turned)
+    cost += made * outer * inner * (kind.copy if dense else kind.transposed)
+    yield Plan("rounded_features_first", axes, batch, columns, cost)
+
+
+def _read(weight: Weight) -> float:
+    """What it costs to read a weight that caches do not hold."""
+    elements = prod(weight.sizes)
+    return elements * unit.kind().read if elements > unit.kind().cached else 0.0
 
 
 def _copied(weight: Weight, axes: Sizes) -> float:

@@ -22,6 +22,8 @@ class Unit(NamedTuple):
     one_by_one: float  # one product of two features, multiplied by torch's own loop
     left_over: float  # one of those at the end of a row that do not fill a vector
     product: float  # one by the unit, which makes a matrix of those of each row
+    product_of_rows: float  # one by torch's loop along the rows of the batch
+    turned: float  # one element of transposed features
     dot: float  # one multiply-add of dot products of each row
     dot_of_all: float  # of those of what another core has made
     dot_of_copy: float  # of those in float32, of a copy
@@ -34,6 +36,7 @@ class Unit(NamedTuple):
     piece: int  # elements of a product, beyond which more are no faster
     cached: int  # elements of a sum over the batch that caches hold; of more than that
     read: float  # one element that a core reads
+    reads_transposes: bool  # whether a vector times a stored transpose is faster than that matrix times it
     scratch_of_sum: int  # elements that oneDNN takes for each of a sum
     scratch_of_operand: float  # for each of the right operand of a sum over the batch
 
@@ -48,6 +51,8 @@ AMX = Unit(  # measured on a Xeon, with the oneDNN that torch 2.13 comes with; t
     one_by_one=20.0,
     left_over=150.0,
     product=12.0,
+    product_of_rows=inf,  # not measured, nor what follows it
+    turned=inf,
     dot=12.0,
     dot_of_all=28.0,
     dot_of_copy=inf,  # not measured: never the cheapest
@@ -59,6 +64,7 @@ AMX = Unit(  # measured on a Xeon, with the oneDNN that torch 2.13 comes with; t
     piece=2**21,
     cached=2**22,
     read=0.0,  # not measured
+    reads_transposes=False,  # not measured
     scratch_of_sum=48,
     scratch_of_operand=0.75,
 )
@@ -68,13 +74,15 @@ BESIDE_AVX2 = Unit(  # AVX-512's dot products, measured on a Zen 5, where MKL's 
     speed=4.2,
     short_sum=0.0,
     call=1.5e6,
-    row=8e3,
+    row=5e3,
     one_by_one=10.0,
     left_over=100.0,
     product=3.0,
-    dot=5.0,
-    dot_of_all=5.0,
-    dot_of_copy=20.0,
+    product_of_rows=7.0,
+    turned=45.0,
+    dot=6.5,
+    dot_of_all=5.5,
+    dot_of_copy=14.0,
     copy=4.0,
     transposed=40.0,
     fewest_rows=24,
@@ -83,6 +91,7 @@ BESIDE_AVX2 = Unit(  # AVX-512's dot products, measured on a Zen 5, where MKL's 
     piece=2**23,
     cached=9 * 2**19,
     read=15.0,
+    reads_transposes=True,
     scratch_of_sum=0,
     scratch_of_operand=0.0,
 )
