@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..backend import is_automatic
 from ..cpu.workspace import ACCUMULATE
-from .derivatives import is_plain
+from .direct import is_plain
 
 # Elements of the product, and of a weight in another dtype, which autograd keeps for backward.
 LARGEST = 2**14
