@@ -2,12 +2,12 @@
 
     python bench/products.py [--case NAME ...] [--dtype float32]
 
-For every case: the step against the best of einsum's orders and against the linear price; the shares of its
-time, by torch's profiler, in matrix products, in what reads or writes an intermediate one by one (products of x and y,
-dot products with a row, copies), and in everything else (calls); and how fast the step would be, against the same best
-einsum, were the matrix products all there is. That is the bound for a kernel that does the rest while it packs the
-operands of its products, which no operator of torch does. In bfloat16 on a matrix unit products are such passes too
-where each row of the batch is a matrix of its own with one row or a sum of one term.
+For every case: the step against the best of einsum's orders, the linear price and F.bilinear; the shares of its time,
+by torch's profiler, in matrix products, in what reads or writes an intermediate one by one (products of x and y, dot
+products with a row, copies), and in everything else (calls); and how fast the step would be, against the same best
+einsum and F.bilinear, were the matrix products all there is. That is the bound for a kernel that does the rest while it
+packs the operands of its products, which no operator of torch does. In bfloat16 on a matrix unit products are such
+passes too where each row of the batch is a matrix of its own with one row or a sum of one term.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from triton_bilinear.benchmark.cases import CASES, Case, draw
 from triton_bilinear.benchmark.measure import QUICK, Bench
 from triton_bilinear.benchmark.report import BEST_EINSUM, floor_share, geometric_mean, speedup
-from triton_bilinear.benchmark.rivals import LINEAR, OURS, Step, rivals
+from triton_bilinear.benchmark.rivals import F_BILINEAR, LINEAR, OURS, Step, rivals
 from triton_bilinear.benchmark.suite import chosen
 from triton_bilinear.inspection.problem import parse_dtype
 
@@ -80,8 +80,8 @@ def main() -> int:
         print(f"products: {error}", file=sys.stderr)
         return 2
     bench = Bench(CPU, replace(QUICK, compile_seconds=0.0))
-    print(f"{'':22s}  times as fast as          share of the step      of matmul's  products alone:")
-    print(f"{'case':22s}  best einsum  linear   products  passes  calls        rate  times best einsum")
+    print(f"{'':22s}  times as fast as                  share of the step      of matmul's  products alone: times")
+    print(f"{'case':22s}  best einsum  linear  F.bilin.   products  passes  calls        rate  best einsum  F.bilin.")
     rows = [row for case in cases if (row := measured(bench, case)) is not None]
     if not rows:
         print("products: no order of einsum was timed, each takes too long", file=sys.stderr)
@@ -102,17 +102,23 @@ def measured(bench: Bench, case: Case) -> tuple[float, ...] | None:
     record = bench.run(case)
     ours = next(rival for rival in rivals(record.case, CPU) if rival.name == OURS)
     of = shares(ours.build(record.case, draw(record.case, CPU)))
-    against, linear, share = speedup(record, BEST_EINSUM), speedup(record, LINEAR), floor_share(record)
+    against, linear, slow = (speedup(record, name) for name in (BEST_EINSUM, LINEAR, F_BILINEAR))
+    share = floor_share(record)
     if against is None or share is None:
         print(f"{case.name:22s}  not timed", flush=True)
         return None
     alone = against / of.products
     print(
-        f"{case.name:22s}  {against:11.2f}  {'-' if linear is None else f'{linear:.2f}':>6s}  {of.products:9.0%}"
-        f"  {of.passes:6.0%}  {1 - of.products - of.passes:5.0%}  {share:10.0%}  {alone:17.2f}",
+        f"{case.name:22s}  {against:11.2f}  {_ratio(linear, 2):>6s}  {_ratio(slow, 1):>8s}  {of.products:9.0%}"
+        f"  {of.passes:6.0%}  {1 - of.products - of.passes:5.0%}  {share:10.0%}  {alone:11.2f}"
+        f"  {_ratio(slow and slow / of.products, 1):>8s}",
         flush=True,
     )
     return against, alone, share
+
+
+def _ratio(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 if __name__ == "__main__":
