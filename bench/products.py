@@ -80,7 +80,7 @@ def main() -> int:
         print(f"products: {error}", file=sys.stderr)
         return 2
     bench = Bench(CPU, replace(QUICK, compile_seconds=0.0))
-    print(f"{'':22s}  times as fast as                  share of the step      of matmul's  products alone: times")
+    print(f"{'':22s}  times as fast as                share of the step        of matmul's  products alone: times")
     print(f"{'case':22s}  best einsum  linear  F.bilin.   products  passes  calls        rate  best einsum  F.bilin.")
     rows = [row for case in cases if (row := measured(bench, case)) is not None]
     if not rows:
@@ -102,16 +102,16 @@ def measured(bench: Bench, case: Case) -> tuple[float, ...] | None:
     record = bench.run(case)
     ours = next(rival for rival in rivals(record.case, CPU) if rival.name == OURS)
     of = shares(ours.build(record.case, draw(record.case, CPU)))
-    against, linear, slow = (speedup(record, name) for name in (BEST_EINSUM, LINEAR, F_BILINEAR))
+    against, linear, f_bilinear = (speedup(record, name) for name in (BEST_EINSUM, LINEAR, F_BILINEAR))
     share = floor_share(record)
     if against is None or share is None:
         print(f"{case.name:22s}  not timed", flush=True)
         return None
     alone = against / of.products
     print(
-        f"{case.name:22s}  {against:11.2f}  {_ratio(linear, 2):>6s}  {_ratio(slow, 1):>8s}  {of.products:9.0%}"
+        f"{case.name:22s}  {against:11.2f}  {_ratio(linear, 2):>6s}  {_ratio(f_bilinear, 1):>8s}  {of.products:9.0%}"
         f"  {of.passes:6.0%}  {1 - of.products - of.passes:5.0%}  {share:10.0%}  {alone:11.2f}"
-        f"  {_ratio(slow and slow / of.products, 1):>8s}",
+        f"  {_ratio(f_bilinear and f_bilinear / of.products, 1):>8s}",
         flush=True,
     )
     return against, alone, share

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import permutations, product
 from math import prod
 from types import ModuleType
 
@@ -37,11 +37,12 @@ from triton_bilinear.cpu import (
 )
 from triton_bilinear.cpu.costs import Plan, Weight
 from triton_bilinear.cpu.pieces import row_pieces
+from triton_bilinear.cpu.workspace import Workspace
 
 PLANNERS = (orders.plan_contract, orders.plan_joint, orders.plan_weight)
 CONTRACT = {"contract_plans": rounded, "project_plans": rounded_project}
 JOINT = {"joint_plans": rounded_joint, "joint_tile_plans": rounded_joint_tiles}
-WEIGHT = {"weight_plans": rounded, "weight_plans_of_rows": rounded_features_first}
+WEIGHT = {"weight_plans": rounded, "features_first_weight_plans": rounded_features_first}
 WIDE = ((0, 1, 2), (0, 2, 1), (1, 2, 0), (2, 1, 0))
 
 
@@ -80,7 +81,9 @@ def record(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, calle
     monkeypatch.setattr(module, name, lambda *args: (called.append(name), function(*args))[1])
 
 
-@pytest.fixture(params=[("contract_plans", "weight_plans"), ("project_plans", "weight_plans_of_rows")], ids="-".join)
+@pytest.fixture(
+    params=[("contract_plans", "weight_plans"), ("project_plans", "features_first_weight_plans")], ids="-".join
+)
 def calls(request: pytest.FixtureRequest, unit: units.Unit, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The functions of the unit that were called; plans of one order alone are made, for the weight of one it has."""
     called: list[str] = []
@@ -183,6 +186,24 @@ def test_products_by_the_unit_and_one_by_one(axes, one_by_one: bool, monkeypatch
     (u, v, weight, bias), (out,) = make("contract", torch.bfloat16, b=70, p=6, q=9, r=10)
     rounded.contract(u, v, weight, bias, out, Plan("rounded", (0, 1, 2), 33, 9 * matrix_unit.padded(9, 10), cost=0))
     check("contract", [u, v, weight, bias], [out])
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("axes", permutations(range(3)), ids=str)
+def test_pieces_of_a_gradient_with_rows_innermost(axes: tuple[int, ...], in_place: bool, monkeypatch) -> None:
+    """In a result that lies as the products return it they are made there, else in a buffer."""
+    inputs, (out,) = make("grad_weight", torch.bfloat16, b=70, p=6, q=9, r=10)
+    if in_place:
+        stored = (*axes[1:], axes[0])
+        out = torch.empty([out.shape[axis] for axis in stored]).bfloat16().permute([stored.index(i) for i in range(3)])
+    taken: list[str] = []
+    take = Workspace.take
+    monkeypatch.setattr(Workspace, "take", lambda work, name, *shape: (taken.append(name), take(work, name, *shape))[1])
+    plan = Plan("rounded_features_first", axes, 70, 2 * out.shape[axes[2]], cost=0)
+    rounded_features_first.grad_weight(*(inputs[axis] for axis in axes), out.permute(axes), plan)
+    check("grad_weight", inputs, [out])
+    assert taken.count("product") > 2
+    assert ("out" in taken) != (in_place or axes == (2, 0, 1))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
@@ -311,11 +332,13 @@ def test_no_piece_ends_the_process(unit: units.Unit, monkeypatch: pytest.MonkeyP
                 assert batch <= plan.rows < batch + whole
                 assert plan.rows * plan.columns <= largest
                 assert plan.rows * (plan.columns + 48) <= most
-            for plan in unit_plans.weight_plans_of_rows(batch, weight, (0, 1, 2), held, False):
-                seen["weight, rows innermost"] += 1
-                assert plan.rows == batch
-                assert plan.rows * plan.columns <= largest
-                assert plan.rows * (plan.columns + 48) + plan.columns * 48 <= most
+            dense = weight._replace(strides=(1, r * 48, 48))
+            for out, made in ((weight, 48), (dense, 0)):
+                for plan in unit_plans.features_first_weight_plans(batch, out, (0, 1, 2), held, not made):
+                    seen["weight, rows innermost"] += 1
+                    assert plan.rows == batch
+                    assert plan.rows * plan.columns <= largest
+                    assert plan.rows * (plan.columns + made + q + r) + plan.columns * made <= most
     assert min(seen.values()) > 30
     assert len(seen) == (6 if whole == 1 else 5)
 
@@ -409,7 +432,7 @@ def test_what_is_infinite_stays_so(one_by_one: bool, calls: list[str], monkeypat
 def test_what_it_holds(calls: list[str]) -> None:
     """Beside results no more than there is room for, oneDNN's own buffers left aside."""
     for name in ("contract", "grad_inputs", "grad_weight"):
-        for batch in (1024, 4096):
+        for batch in (1024, 2048, 4096):
             sizes = {"b": batch, "p": 48, "q": 32, "r": 28}
             results = sum(t.numel() for t in make(name, torch.bfloat16, **sizes)[1])
             assert peak_of(name, batch, torch.bfloat16, p=48, q=32, r=28) - results <= 2**18, name

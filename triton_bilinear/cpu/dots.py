@@ -28,8 +28,8 @@ def add_products(workspace: Workspace, vectors: Tensor, matrices: Tensor, target
 def rounded_products(work: Workspace, vectors: Tensor, matrices: Tensor, bias: Tensor | None = None) -> Tensor:
     """The sums vectors[i] matrices[i] + bias, rounded once, in a buffer (rows, columns), by a matrix unit.
 
-    Shapes: (rows, K), (rows, K, columns), (columns,). They are products of matrices of one row, or where matrices are
-    stored as their transposes of one column, as the unit takes these faster.
+    Shapes: (rows, K), (rows, K, columns), (columns,). They are products of a matrix of one row and each matrix; of one
+    that is stored as its transpose and a matrix of one column, unless the unit reads transposes faster.
     """
     result = work.take("dots", len(vectors), matrices.shape[2])
     if bias is not None:

@@ -173,7 +173,7 @@ def plan_weight(batch: int, weight: Weight, budget: Budget, as_they_lie: bool = 
             plans += order(batch, weight, axes, budget)
         if weight.unit:
             plans += unit_plans.weight_plans(batch, weight, axes, budget.held, as_they_lie)
-            plans += unit_plans.weight_plans_of_rows(batch, weight, axes, budget.held, as_they_lie)
+            plans += unit_plans.features_first_weight_plans(batch, weight, axes, budget.held, as_they_lie)
     return _cheapest(plans)
 
 

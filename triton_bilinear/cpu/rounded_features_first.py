@@ -17,15 +17,15 @@ from .workspace import Workspace
 def grad_weight(alone: Tensor, outer: Tensor, inner: Tensor, out: Tensor, plan: Plan) -> None:
     """out[a, o, i] = sum_batch alone[..., a] outer[..., o] inner[..., i]; `out` with its axes in that order.
 
-    The columns of a piece are whole rows of `inner`.
+    plan.columns: pairs (o, i) of a piece, all of i for some of o.
     """
     work = Workspace(alone, rounded=True)
     right, width = work.matrix("alone", alone), inner.shape[-1]
-    left = padded_transpose(work, "outer", outer, outer.shape[-1], plan.rows)
-    shared = padded_transpose(work, "inner", inner, width, plan.rows)
+    outer_turned = padded_transpose(work, "outer", outer, outer.shape[-1], plan.rows)
+    inner_turned = padded_transpose(work, "inner", inner, width, plan.rows)
     for o in spans(outer.shape[-1], plan.columns // width):
         product = work.take("product", o.stop - o.start, width, plan.rows)
-        torch.mul(left[o].unsqueeze(1), shared, out=product)
+        torch.mul(outer_turned[o].unsqueeze(1), inner_turned, out=product)
         tile = out[:, o].permute(1, 2, 0)
         target = work.rows_target("out", tile)
         torch.mm(product.flatten(0, 1), right, out=target)

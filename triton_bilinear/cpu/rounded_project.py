@@ -40,11 +40,11 @@ def project(work: Workspace, left: Tensor, weight: Tensor, outer: int, inner: in
     return z
 
 
-def _of_outputs_outer(work: Workspace, left: Tensor, weight: Tensor, inner: int, columns: int) -> Tensor:
+def _of_outputs_outer(work: Workspace, left: Tensor, weight: Tensor, r: int, columns: int) -> Tensor:
     """z (rows, r, p), stored (rows, p, r)."""
-    return project(work, left, weight, len(weight), inner, columns).mT
+    return project(work, left, weight, len(weight), r, columns).mT
 
 
-def _of_outputs_inner(work: Workspace, left: Tensor, weight: Tensor, inner: int, columns: int) -> Tensor:
+def _of_outputs_inner(work: Workspace, left: Tensor, weight: Tensor, r: int, columns: int) -> Tensor:
     """z (rows, r, p) as it is stored, for a weight whose p is dense."""
-    return project(work, left, weight.permute(2, 1, 0), inner, len(weight), columns)
+    return project(work, left, weight.permute(2, 1, 0), r, len(weight), columns)

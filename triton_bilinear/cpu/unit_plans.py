@@ -1,7 +1,8 @@
 """Plans for a CPU's matrix unit (see `matrix_unit`): the Khatri-Rao order, project-then-dot and the joint order.
 
-A piece holds whole sums: all products of its rows, the whole projections of some outputs, or all of g times the weight,
-or of tiles of that, whose parts of a sum are added up in float32.
+A piece holds whole sums: all products of its rows, or for a weight's gradient some products of all rows; the whole
+projections of some outputs; or all of g times the weight, or of tiles of that, whose parts of a sum are added up in
+float32.
 """
 
 from __future__ import annotations
@@ -162,8 +163,13 @@ def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int, as_they_lie
     yield Plan("rounded", axes, rows, columns, cost)
 
 
-def weight_plans_of_rows(batch: int, weight: Weight, axes: Sizes, held: int, as_they_lie: bool) -> Iterator[Plan]:
-    """As `weight_plans`, with the rows of the batch innermost."""
+def features_first_weight_plans(
+    batch: int, weight: Weight, axes: Sizes, held: int, as_they_lie: bool
+) -> Iterator[Plan]:
+    """The same with the rows of the batch innermost, for which outer and inner are transposed.
+
+    None where a sum must be longer than the batch: products are not padded.
+    """
     kind = unit.kind()
     if kind.sum_multiple > 1:
         return
@@ -179,6 +185,8 @@ def weight_plans_of_rows(batch: int, weight: Weight, axes: Sizes, held: int, as_
     cost = batch * alone * outer * inner / _rate(columns, alone, few=16) + pieces * kind.call
     cost += batch * (outer * inner * kind.product_of_rows + (outer + inner) * kind.turned)
     cost += made * outer * inner * (kind.copy if dense else kind.transposed)
+    if batch * (alone + columns) > kind.cached:  # a core reads the products that it made, and all of `alone`
+        cost += pieces * batch * alone * kind.read
     yield Plan("rounded_features_first", axes, batch, columns, cost)
 
 

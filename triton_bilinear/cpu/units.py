@@ -22,7 +22,7 @@ class Unit(NamedTuple):
     one_by_one: float  # one product of two features, multiplied by torch's own loop
     left_over: float  # one of those at the end of a row that do not fill a vector
     product: float  # one by the unit, which makes a matrix of those of each row
-    product_of_rows: float  # one by torch's loop along the rows of the batch
+    product_of_rows: float  # one by torch's loop along the rows of the batch, where sums need no padding; and for that
     turned: float  # one element of transposed features
     dot: float  # one multiply-add of dot products of each row
     dot_of_all: float  # of those of what another core has made
@@ -34,7 +34,7 @@ class Unit(NamedTuple):
     fewest_columns: int  # of a part of a right one that is copied
     rows: int  # of a piece, and
     piece: int  # elements of a product, beyond which more are no faster
-    cached: int  # elements of a sum over the batch that caches hold; of more than that
+    cached: int  # elements of a sum over the batch, or of a weight, that caches hold; of more than that
     read: float  # one element that a core reads
     reads_transposes: bool  # whether a vector times a stored transpose is faster than that matrix times it
     scratch_of_sum: int  # elements that oneDNN takes for each of a sum
@@ -51,7 +51,7 @@ AMX = Unit(  # measured on a Xeon, with the oneDNN that torch 2.13 comes with; t
     one_by_one=20.0,
     left_over=150.0,
     product=12.0,
-    product_of_rows=inf,  # not measured, nor what follows it
+    product_of_rows=inf,  # sums are padded
     turned=inf,
     dot=12.0,
     dot_of_all=28.0,

@@ -26,7 +26,7 @@ _PLAIN_TENSOR = frozenset(
 )
 _PLAIN_THREAD = frozenset(_key_set("BackendSelect", *more).raw_repr() for more in ((), ("ADInplaceOrView",)))
 
-# For each op, what the dispatcher runs for such tensors.
+# For each op, what the dispatcher runs for such tensors; `derivatives` fills it.
 DIRECT: dict[torch._ops.OpOverload, Callable[..., Any]] = {}
 
 
