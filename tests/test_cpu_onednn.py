@@ -91,3 +91,13 @@ def test_what_pays():
     assert onednn.pays(rows, strided), "enough rows for a copy of the right operand"
     assert not onednn.pays(rows[:8], strided)
     assert not onednn.pays_to_copy(torch.empty(2048, 64), torch.empty(64, 1024)), "a copy of more than a buffer"
+
+
+@pytest.mark.parametrize("bias", [torch.randn(64, 2)[:, 0], torch.randn(1).expand(64)], ids=["a column", "expanded"])
+def test_a_bias_that_is_not_dense(bias, monkeypatch):
+    by_onednn(monkeypatch)
+    (u, v, weight, _), results = make("contract", torch.float32, b=128, p=64, q=8, r=8)
+    with Products() as products:
+        cpu.contract(u, v, weight, bias, *results)
+    assert products.rights
+    check("contract", [u, v, weight, bias], results)

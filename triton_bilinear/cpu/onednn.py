@@ -2,8 +2,8 @@
 
 torch's own products of float32 are MKL's, which keeps CPUs of other makers than Intel to AVX2; oneDNN's are more than
 twice as fast where vectors of AVX-512 are multiplied at once, as on a Zen 5. torch reaches these by the operator that
-its compiler takes for a linear layer. It returns a new tensor; and where its right operand is not dense it falls back
-to a loop that is a thousand times as slow.
+its compiler takes for a linear layer. It returns a new tensor; where its right operand is not dense it falls back to a
+loop that is a thousand times as slow; and it reads a bias as if it were dense.
 """
 
 from __future__ import annotations
@@ -69,5 +69,7 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """left right + bias, a new tensor. Shapes: (rows, K), (K, columns), dense, (columns,); (rows, columns)."""
     if not left.is_contiguous():
         left = transposed(left.t())  # a copy that is made faster than oneDNN's
+    if bias is not None:
+        bias = bias.contiguous()
     made: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), bias, "none", [], "")
     return made
