@@ -238,6 +238,22 @@ def test_transposed(shape, dtype):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
 @pytest.mark.parametrize("name", PRIMITIVES)
+@pytest.mark.parametrize("batch", [(6,), (2, 3), (2, 1, 3)], ids=str)
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_batch_axes_that_merge_are_a_small_problem_too(name, batch, monkeypatch):
+    ran: list[str] = []
+    run = whole.run
+    monkeypatch.setattr(whole, "run", lambda *args: (ran.append(name), run(*args))[1])
+    inputs, results = make(name, torch.float64, b=6)
+    viewed = [
+        [t.unflatten(0, batch) if axes.startswith("b") else t for t, axes in zip(tensors, given, strict=True)]
+        for tensors, given in zip((inputs, results), PRIMITIVES[name], strict=False)
+    ]
+    getattr(cpu, name)(*viewed[0], *viewed[1])
+    check(name, inputs, results)
+    assert ran == [name]
+
+
 @pytest.mark.parametrize("large", [False, True], ids=["whole", "pieces"])
 def test_strides_and_dtypes(name, dtype, layout, large, request):
     """Right, the same bits again, and nothing written but the results."""

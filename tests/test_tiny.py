@@ -69,12 +69,30 @@ def test_the_bits_of_a_run_are_those_of_the_next():
         arguments(0, 2, 3, 4),
         arguments(3, 0, 3, 4),
         arguments(3, 1400, 3, 4, torch.bfloat16),
-        [torch.randn(2, 3, 4), torch.randn(2, 3, 5), torch.randn(2, 4, 5), None],
     ],
-    ids=["large", "no samples", "no outputs", "a large weight in bfloat16", "two batch axes"],
+    ids=["large", "no samples", "no outputs", "a large weight in bfloat16"],
 )
 def test_whatever_is_not_tiny_takes_the_op(arguments):
     assert not tiny.suits(*arguments, -1)
+
+
+def test_features_on_another_axis_than_the_last_take_the_op():
+    assert not tiny.suits(torch.randn(4, 2, 3), torch.randn(5, 2, 3), torch.randn(2, 4, 5), None, -3)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("batch", [(), (4, 8), (2, 1, 3)], ids=str)
+def test_any_batch(batch, layout):
+    x, y, weight = (layout(shape, torch.float64).requires_grad_() for shape in ((*batch, 4), (*batch, 5), (3, 4, 5)))
+    tensors = x, y, weight, torch.randn(3, dtype=torch.float64, requires_grad=True)
+    assert tiny.suits(*tensors, -1)
+    out = tb.bilinear(*tensors)
+    g = torch.randn_like(out)
+    oracle.assert_near(out, oracle.bilinear(*tensors))
+    for actual, right in zip(
+        torch.autograd.grad(out, tensors, g), oracle.gradients(oracle.bilinear, tensors, g), strict=True
+    ):
+        oracle.assert_near(actual, right)
 
 
 def test_who_chooses_an_implementation_gets_it():

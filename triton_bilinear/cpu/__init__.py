@@ -75,14 +75,14 @@ def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out
     Shapes: as in `contract`; kept (*batch, P, R), contiguous.
     """
     advise(out, kept)
-    if whole.suits(out, weight):
-        whole.run(out, weight, whole.contract_keep, (u, v, weight, bias), out, kept)
-        return
     if _empty(out, weight, bias):
         kept.zero_()
         return
+    piece, (p, q, r) = piece_elements(out.device), weight.shape
     u, v, out, kept = flatten_batch(u, v, out, kept.flatten(-2))
-    piece, (_, q, r) = piece_elements(out.device), weight.shape
+    if whole.suits(out, weight):
+        whole.run(out, weight, whole.contract_keep, (u, v, weight, bias), out, kept.view(-1, p, r))
+        return
     rows = max(1, piece // max(kept.shape[-1], q, r))
     columns = kept.shape[-1] if _seen(weight).lies_as((1, 0, 2)) else max(1, piece // q)
     project.contract_keep(u, v, weight, bias, out, kept, rows, columns)
@@ -94,14 +94,14 @@ def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, 
     Shapes: g (*batch, L), x and out_x (*batch, M), y and out_y (*batch, N), weight (L, M, N).
     """
     advise(out_x, out_y)
-    if whole.suits(g, weight):
-        whole.run(g, weight, whole.grad_inputs, (g, x, y, weight), out_x, out_y)
-        return
     if weight.numel() == 0 or g.numel() == 0:
         out_x.zero_()
         out_y.zero_()
         return
     g, x, y, out_x, out_y = flatten_batch(g, x, y, out_x, out_y)
+    if whole.suits(g, weight):
+        whole.run(g, weight, whole.grad_inputs, (g, x, y, weight), out_x, out_y)
+        return
     for_x, for_y = weight.transpose(0, 1), weight.permute(2, 0, 1)
     budget = _budget(g, weight)
     one = plan_joint(_rows(g), _seen(weight), budget)
@@ -118,13 +118,13 @@ def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
     Shapes: g (*batch, L), x (*batch, M), y (*batch, N), out (L, M, N).
     """
     advise(out)
-    if whole.suits(g, out):
-        whole.run(g, out, whole.grad_weight, (g, x, y), out)
-        return
     if out.numel() == 0 or g.numel() == 0:
         out.zero_()
         return
     g, x, y = flatten_batch(g, x, y)
+    if whole.suits(g, out):
+        whole.run(g, out, whole.grad_weight, (g, x, y), out)
+        return
     as_they_lie = all(rounded.lies_right(factor) for factor in (g, x, y))
     plan = plan_weight(_rows(g), _seen(out), _budget(g, out), as_they_lie)
     alone, outer, inner = ((g, x, y)[axis] for axis in plan.axes)

@@ -20,24 +20,22 @@ LARGEST = 2**14
 def suits(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, feature_dim: int) -> bool:
     """Whether the layer is that small, and nothing (a mode, a transform, a compiler) looks for its ops."""
     return (
-        x.dim() == 2
-        and feature_dim == -1
+        feature_dim == -1
         and x.device.type == "cpu"
         and x.dtype in ACCUMULATE
         and is_automatic()
         and is_plain(x, y, weight, bias)  # before sizes are looked at, on which a compiler would then rely
-        and 0 < x.numel() * y.shape[1] <= LARGEST
+        and 0 < x.numel() * y.shape[-1] <= LARGEST
         and weight.shape[0] > 0
         and (weight.numel() <= LARGEST or weight.dtype == ACCUMULATE[weight.dtype])
     )
 
 
 def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`z[i, l] = sum_mn x[i, m] weight[l, m, n] y[i, n] + bias[l]`: x (B, M), y (B, N), weight (L, M, N), bias (L,)."""
+    """`z[..., l] = sum_mn x[..., m] weight[l, m, n] y[..., n] + bias[l]`: x (*, M), y (*, N), weight (L, M, N)."""
     dtype = ACCUMULATE[x.dtype]
     if x.dtype != dtype:
         wide = bilinear(x.to(dtype), y.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
         return wide.to(x.dtype)
-    products = (x.unsqueeze(2) * y.unsqueeze(1)).flatten(1)
-    matrix = weight.flatten(1).t()
-    return torch.mm(products, matrix) if bias is None else torch.addmm(bias, products, matrix)
+    products = (x.unsqueeze(-1) * y.unsqueeze(-2)).flatten(-2)
+    return torch.nn.functional.linear(products, weight.flatten(1), bias)
