@@ -27,7 +27,6 @@ from triton_bilinear.benchmark.measure import QUICK, Bench
 from triton_bilinear.benchmark.report import BEST_EINSUM, floor_share, geometric_mean, speedup
 from triton_bilinear.benchmark.rivals import F_BILINEAR, LINEAR, OURS, Step, rivals
 from triton_bilinear.benchmark.suite import chosen
-from triton_bilinear.inspection.problem import parse_dtype
 
 CPU = torch.device("cpu")
 RUNS = 10
@@ -75,7 +74,7 @@ def main() -> int:
     parser.add_argument("--dtype", default="float32", help="bf16, fp16, fp32 or fp64; float32 by default")
     options = parser.parse_args()
     try:
-        cases = chosen(CASES, options.case, [str(parse_dtype(options.dtype)).removeprefix("torch.")])
+        cases = chosen(CASES, options.case, [options.dtype])
     except ValueError as error:
         print(f"products: {error}", file=sys.stderr)
         return 2

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.paired import Pair, Verdict, judge
 from triton_bilinear.benchmark.cases import CASES, Case
 from triton_bilinear.benchmark.measure import QUICK, Bench, Record
-from triton_bilinear.benchmark.report import BEST_EINSUM, machine, speedup
+from triton_bilinear.benchmark.report import BEST_EINSUM, machine, ours_are_right, speedup
 from triton_bilinear.benchmark.rivals import F_BILINEAR, LINEAR
 from triton_bilinear.benchmark.suite import chosen, measured
 from triton_bilinear.commands.machine import default_device
@@ -208,16 +208,27 @@ def run_base(cases: Sequence[Case], revision: str, device: str) -> int:
     return 1 if slower else 0
 
 
+class NotTimedError(Exception):
+    """There is no time of ours for a case."""
+
+
 def timed(device: torch.device, cases: Sequence[Case]) -> Ratios:
-    """The ratios of one run."""
-    return ratios(list(measured(Bench(device, QUICK), cases, "timing")))
+    """The ratios of one run. NotTimedError where ours was wrong, failed or did not fit."""
+    records = list(measured(Bench(device, QUICK), cases, "timing"))
+    missing = {case.name for case in cases} - {record.case.name for record in records if ours_are_right([record])}
+    if missing:
+        raise NotTimedError(f"no time of ours for {', '.join(sorted(missing))}: wrong, failed or too large")
+    return ratios(records)
 
 
 def run_update(cases: Sequence[Case]) -> int:
     """Write this device's ratios; the status."""
     device = default_device()
     key, stored = device_key(machine(device)), stored_expectations()
-    written = gathered([timed(device, cases) for _ in range(RUNS)])
+    try:
+        written = gathered([timed(device, cases) for _ in range(RUNS)])
+    except NotTimedError as error:
+        return _fail(str(error))
     known = stored.get(key, {}) | written
     FILE.write_text(json.dumps(stored | {key: known}, indent=1, sort_keys=True) + "\n")
     print(f"{len(written)} cases written for {key}")
@@ -231,7 +242,11 @@ def run_expected(cases: Sequence[Case]) -> int:
     if key not in stored:
         print(f"SKIPPED: no expectations for {key}; known are: {'; '.join(stored) or 'none'}")
         return 0
-    now = timed(device, cases)
+    try:
+        now = timed(device, cases)
+    except NotTimedError as error:
+        print(f"regress: {error}", file=sys.stderr)
+        return 1
     found = shortfalls(stored[key], now)
     summary = f"{len(now)} cases on {key}: {len(found)} ratios below what is expected by more than {EXPECTED_BAND:.0%}"
     print("\n".join([*found, summary]))

@@ -26,18 +26,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for results.json and the PNGs")
     parser.add_argument("--case", action="append", help="part of a case's name; several are taken")
-    parser.add_argument("--dtype", action="append", help="torch's name of it; by default what each case's user has")
+    parser.add_argument("--dtype", action="append", help="fp32, bf16, ...; by default what each case's user has")
     parser.add_argument("--rounds", type=int, default=FULL.rounds)
     parser.add_argument("--budget", type=float, default=FULL.budget, help="seconds of each rival of a case")
     options = parser.parse_args()
     try:
+        bench = Bench(default_device(), replace(FULL, rounds=options.rounds, budget=options.budget))
         check_plots(options.out)
         cases = chosen(CASES, options.case, options.dtype)
     except ValueError as error:
         print(f"run_all: {error}", file=sys.stderr)
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(default_device(), replace(FULL, rounds=options.rounds, budget=options.budget))
     sweeps = ((), ()) if options.case else (batch_sweep(1_100_000), output_sweep(4096))
     return run_suite(bench, cases, sweeps, Outputs(options.out / "results.json", options.out))
 

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import regress, step_worker
 from bench.paired import LEAST_BAND, Pair, judge, median_ratio, noise_band
 from triton_bilinear.benchmark.cases import CASES, draw
+from triton_bilinear.benchmark.measure import Entry, Record
 
 
 def synthetic(ratio: float, count: int = 25) -> list[Pair]:
@@ -124,13 +125,30 @@ def test_expectations_are_written_and_held_to(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(regress, "FILE", tmp_path / "expectations.json")
-    monkeypatch.setattr(regress, "measured", lambda *_: [])
     measured = iter([10.0, 12.0, 11.0, 9.0, 8.0])
-    monkeypatch.setattr(regress, "ratios", lambda records: {"tiny, float32": {"F.bilinear": next(measured)}})
+    monkeypatch.setattr(regress, "timed", lambda *_: {"tiny, float32": {"F.bilinear": next(measured)}})
     assert regress.main(["--update"]) == 0
     assert regress.main(["--expected"]) == 0
     assert regress.main(["--expected"]) == 1
     assert "takes 8.00 times as long as ours, expected 10.00 to 12.00" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("found", ["wrong numbers", "did not fit"])
+def test_a_case_without_a_time_of_ours_fails(
+    found: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And nothing is written for it."""
+    file = tmp_path / "expectations.json"
+    monkeypatch.setattr(regress, "FILE", file)
+    case = next(case for case in CASES if case.name == "tiny")
+    wrong = Record(case, None, {}, [Entry("ours", skipped="wrong: error 1e+00")])
+    monkeypatch.setattr(regress, "measured", lambda *_: [wrong] if found == "wrong numbers" else [])
+    assert regress.main(["--update", "--case", "tiny"]) == 2
+    assert not file.exists()
+    file.write_text(json.dumps({regress.device_key(regress.machine(torch.device("cpu"))): {}}))
+    monkeypatch.setattr(regress, "default_device", lambda: torch.device("cpu"))
+    assert regress.main(["--expected", "--case", "tiny"]) == 1
+    assert capsys.readouterr().err.count("no time of ours for tiny") == 2
 
 
 def test_an_unknown_revision_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:

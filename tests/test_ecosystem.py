@@ -325,3 +325,56 @@ def test_derivatives_of_one_sample_on_either_path(backend, device):
 
     for ours, theirs in zip(of(tb.bilinear), of(exact), strict=True):
         assert_near(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (tb.bilinear, ((2, 3), (2, 4), (5, 3, 4), (5,))),
+        (tb.bilinear_form, ((2, 3), (2, 4), (3, 4))),
+        (tb.pairwise_bilinear, ((2, 3), (6, 4), (5, 3, 4), (5,))),
+    ],
+    ids=["bilinear", "bilinear_form", "pairwise_bilinear"],
+)
+class TestTorchFunction:
+    """Whatever overrides torch's functions sees a call of ours as one function, as it does F.bilinear."""
+
+    def test_a_graph_has_one_node(self, function, shapes):
+        tensors = [torch.randn(shape) for shape in shapes]
+        names = "abcd"[: len(tensors)]
+        traced = torch.fx.symbolic_trace(eval(f"lambda {', '.join(names)}: f({', '.join(names)})", {"f": function}))
+        assert [node.target for node in traced.graph.nodes if node.op == "call_function"] == [function]
+        assert torch.equal(traced(*tensors), function(*tensors))
+
+    @pytest.mark.parametrize("index", [0, 2])
+    def test_a_subclass(self, function, shapes, index):
+        seen = []
+
+        class Sub(torch.Tensor):
+            @classmethod
+            def __torch_function__(cls, func, types, args=(), kwargs=None):
+                seen.append(func)
+                return super().__torch_function__(func, types, args, kwargs or {})
+
+        tensors = [torch.randn(shape) for shape in shapes]
+        right = function(*tensors)
+        tensors[index] = tensors[index].as_subclass(Sub)
+        seen.clear()
+        found = function(*tensors)
+        assert seen == [function]
+        assert type(found) is Sub
+        assert torch.equal(found.as_subclass(torch.Tensor), right)
+
+    def test_a_mode(self, function, shapes):
+        seen = []
+
+        class Mode(torch.overrides.TorchFunctionMode):
+            def __torch_function__(self, func, types, args=(), kwargs=None):
+                seen.append(func)
+                return func(*args, **(kwargs or {}))
+
+        tensors = [torch.randn(shape) for shape in shapes]
+        with Mode():
+            found = function(*tensors)
+        assert seen == [function]
+        assert torch.equal(found, function(*tensors))

@@ -282,8 +282,24 @@ def test_backends_nest():
     with tb.use_backend("torch") as outer:
         with tb.use_backend("auto"), outer:
             assert backend.primitives("cuda").__name__ == "triton_bilinear.cpu"
-        assert backend._choice == "torch"
-    assert backend._choice == "auto"
+        assert not backend.is_automatic()
+    assert backend.is_automatic()
+
+
+def test_backends_that_are_left_in_another_order_leave_none():
+    """As two threads may leave theirs."""
+    from triton_bilinear import backend
+
+    first, second = tb.use_backend("torch"), tb.use_backend("auto")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert backend.is_automatic()
+    with tb.use_backend("torch"):
+        second.__exit__(None, None, None)
+        assert backend.primitives("cuda").__name__ == "triton_bilinear.cpu"
+        assert not backend.is_automatic()
+    assert backend.is_automatic()
 
 
 def in_new_process(code: str) -> str:
@@ -293,6 +309,26 @@ def in_new_process(code: str) -> str:
 def test_import_does_not_import_triton():
     code = "import sys, torch; before = set(sys.modules); import triton_bilinear; print('triton' in sys.modules)"
     assert in_new_process(code).strip() == "False"
+
+
+@pytest.mark.parametrize("looked_for", [False, True], ids=["imported", "looked for, then imported"])
+def test_modules_that_torch_imports_late_know_the_ops(looked_for):
+    """Python's own loader stays with them."""
+    code = f"""
+import importlib.util
+import torch, triton_bilinear as tb
+if {looked_for}:
+    importlib.util.find_spec("torch.utils.flop_counter")
+    importlib.util.find_spec("torch.distributed.tensor")
+from torch.utils import flop_counter
+import torch.distributed.tensor as tensor
+with flop_counter.FlopCounterMode(display=False) as counter:
+    tb.bilinear(torch.ones(2, 3), torch.ones(2, 4), torch.ones(5, 3, 4))
+print(counter.get_total_flops(), len(tb.ops.sharding._DTENSOR), type(flop_counter.__spec__.loader).__name__)
+print(type(tensor.__loader__).__name__)
+"""
+    found = in_new_process(code).split()
+    assert found == ["240", "1", "SourceFileLoader", "SourceFileLoader"]
 
 
 def test_works_where_triton_is_not_installed():

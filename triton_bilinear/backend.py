@@ -20,7 +20,8 @@ BACKENDS = ("auto", "triton", "torch")
 # Device types that Triton compiles for. "cuda" includes AMD's GPUs.
 _TRITON_DEVICE_TYPES = frozenset({"cuda", "xpu"})
 
-_choice = "auto"
+# Those that were entered and not left, by whichever thread: the last one's choice holds.
+_entered: list[use_backend] = []
 
 
 class use_backend:
@@ -48,21 +49,18 @@ class use_backend:
                 "the backend 'torch'"
             )
         self.name = name
-        self._outer: list[str] = []
 
     def __enter__(self) -> use_backend:
-        global _choice
         if torch.compiler.is_compiling():
             raise RuntimeError("use_backend() acts while ops run: enter it around the compiled function, not inside")
-        self._outer.append(_choice)
-        _choice = self.name
+        _entered.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        global _choice
-        _choice = self._outer.pop()
+        last = max(index for index, entered in enumerate(_entered) if entered is self)
+        del _entered[last]
 
 
 @cache
@@ -76,15 +74,20 @@ def _load(name: str) -> ModuleType:
     return importlib.import_module(f"triton_bilinear.{name}")
 
 
+def _choice() -> str:
+    return _entered[-1].name if _entered else "auto"
+
+
 def is_automatic() -> bool:
     """Whether nobody has chosen an implementation."""
-    return _choice == "auto"
+    return _choice() == "auto"
 
 
 def primitives(device_type: str) -> ModuleType:
     """The primitives for tensors of this device type, under the current choice."""
-    if _choice == "torch":
+    choice = _choice()
+    if choice == "torch":
         return _load("cpu")
-    if _choice == "triton" or (device_type in _TRITON_DEVICE_TYPES and triton_installed()):
+    if choice == "triton" or (device_type in _TRITON_DEVICE_TYPES and triton_installed()):
         return _load("gpu")
     return _load("cpu")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from . import ops
 
@@ -20,7 +21,7 @@ _SMALL = 2**16
 def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None, *, feature_dim: int = -1) -> Tensor:
     """`z[..., l] = sum_mn x[..., m] weight[l, m, n] y[..., n] + bias[l]` (items 10, 11, 12).
 
-    The same call as torch.nn.functional.bilinear, with the same errors.
+    The same call as torch.nn.functional.bilinear by position, with the same errors.
 
     Args:
         x: (*, M): any number of batch axes, none included.
@@ -41,8 +42,15 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None, *
         IndexError: no axis `feature_dim`.
         TypeError: an argument that is no tensor.
     """
-    x, y, weight, bias = _prepared("bilinear", x, y, weight, bias)
-    axis = _bilinear_axis(x, y, weight, bias, feature_dim)
+    given = x, y, weight, bias
+    if has_torch_function(given):
+        return handle_torch_function(bilinear, given, *given, feature_dim=feature_dim)
+    return _contract("bilinear", *_prepared("bilinear", x, y, weight, bias), feature_dim)
+
+
+def _contract(name: str, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, feature_dim: int) -> Tensor:
+    """`bilinear` of prepared arguments."""
+    axis = _bilinear_axis(name, x, y, weight, bias, feature_dim)
     if ops.tiny.suits(x, y, weight, bias, axis):
         return ops.tiny.bilinear(x, y, weight, bias)
     outputs, m, n = weight.shape
@@ -91,9 +99,13 @@ def bilinear_form(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     Raises:
         RuntimeError: sizes, dtypes or devices that do not match.
     """
+    given = x, y, weight
+    if has_torch_function(given):
+        return handle_torch_function(bilinear_form, given, *given)
+    x, y, weight, _ = _prepared("bilinear_form", x, y, weight, None)
     if weight.dim() != 2:
         raise RuntimeError(f"bilinear_form(): weight must have 2 axes (M, N), got shape {tuple(weight.shape)}")
-    return bilinear(x, y, weight.unsqueeze(0)).squeeze(-1)
+    return _contract("bilinear_form", x, y, weight.unsqueeze(0), None, -1).squeeze(-1)
 
 
 def pairwise_bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -113,6 +125,9 @@ def pairwise_bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None 
     Raises:
         RuntimeError: sizes, dtypes or devices that do not match.
     """
+    given = x, y, weight, bias
+    if has_torch_function(given):
+        return handle_torch_function(pairwise_bilinear, given, *given)
     x, y, weight, bias = _prepared("pairwise_bilinear", x, y, weight, bias)
     _check_pairwise(x, y, weight, bias)
     if weight.dim() == 3:
@@ -177,34 +192,34 @@ def _listed(x: object, y: object, weight: object, bias: object | None) -> str:
     return listed if bias is None else f"{listed}, bias: {bias}"
 
 
-def _bilinear_axis(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, feature_dim: int) -> int:
-    """Check the sizes, and count feature_dim from the end. The first five errors have torch's own words."""
+def _bilinear_axis(name: str, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, feature_dim: int) -> int:
+    """Check the sizes, and count feature_dim from the end. Errors that torch raises too are in its words."""
     dims = x.dim()
     if dims != y.dim():
-        raise RuntimeError(f"bilinear(): input dimensions do not match: got {dims} and {y.dim()}")
+        raise RuntimeError(f"{name}(): input dimensions do not match: got {dims} and {y.dim()}")
     if dims == 0:
-        raise RuntimeError("bilinear(): x and y must have at least 1 axis, got 0-d tensors")
+        raise RuntimeError(f"{name}(): x and y must have at least 1 axis, got 0-d tensors")
     if not -dims <= feature_dim < dims:
         raise IndexError(
-            f"bilinear(): feature_dim out of range (expected to be in range of [{-dims}, {dims - 1}], but got "
+            f"{name}(): feature_dim out of range (expected to be in range of [{-dims}, {dims - 1}], but got "
             f"{feature_dim})"
         )
     if weight.dim() != 3:
-        raise RuntimeError(f"bilinear(): weight must have 3 axes (L, M, N), got shape {tuple(weight.shape)}")
+        raise RuntimeError(f"{name}(): weight must have 3 axes (L, M, N), got shape {tuple(weight.shape)}")
     axis = feature_dim - dims if feature_dim >= 0 else feature_dim
     if x.shape[:axis] != y.shape[:axis] or (axis != -1 and x.shape[axis + 1 :] != y.shape[axis + 1 :]):
         for dim, (size_x, size_y) in enumerate(zip(x.shape, y.shape, strict=True)):
             if dim != dims + axis and size_x != size_y:
                 raise RuntimeError(
-                    f"bilinear(): input batch dimensions do not match at dim {dim}: got {size_x} and {size_y}"
+                    f"{name}(): input batch dimensions do not match at dim {dim}: got {size_x} and {size_y}"
                 )
     outputs, m, n = weight.shape
     if x.shape[axis] != m:
-        raise RuntimeError(f"bilinear(): input1 size does not match weight size: got {x.shape[axis]} but expected {m}")
+        raise RuntimeError(f"{name}(): input1 size does not match weight size: got {x.shape[axis]} but expected {m}")
     if y.shape[axis] != n:
-        raise RuntimeError(f"bilinear(): input2 size does not match weight size: got {y.shape[axis]} but expected {n}")
+        raise RuntimeError(f"{name}(): input2 size does not match weight size: got {y.shape[axis]} but expected {n}")
     if bias is not None:
-        _check_bias("bilinear", bias, outputs)
+        _check_bias(name, bias, outputs)
     return axis
 
 

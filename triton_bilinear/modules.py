@@ -11,10 +11,6 @@ from torch.nn.parameter import UninitializedParameter
 
 from .functional import bilinear, pairwise_bilinear
 
-# torch.fx traces a model with values that have no shapes yet: it records these calls, and does not look into them.
-torch.fx.wrap("bilinear")
-torch.fx.wrap("pairwise_bilinear")
-
 
 class Bilinear(torch.nn.Bilinear):
     """A torch.nn.Bilinear, computed by `triton_bilinear.bilinear` (item 12).

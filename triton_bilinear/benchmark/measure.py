@@ -25,11 +25,18 @@ class Settings:
     rounds: samples of each rival of a case. budget: seconds that a rival may take for all its samples of a case; one
     that needs more is sampled less often, and one that seems to need more for a single step is skipped.
     compile_seconds: for torch.compile in all cases together.
+
+    Raises:
+        ValueError: fewer than one round.
     """
 
     rounds: int
     budget: float
     compile_seconds: float
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ValueError(f"rounds must be 1 or more, got {self.rounds}")
 
 
 QUICK = Settings(rounds=7, budget=1.0, compile_seconds=10.0)
@@ -114,8 +121,9 @@ class Bench:
                 steps[rival.name] = step
         del expected
         dtype = getattr(torch, case.dtype)
-        known = {} if self.device.type == "cuda" else {name: Entry(name) for name in probes(dtype)}
-        self._sample(steps | (probes(dtype) if known else {}), {entry.name: entry for entry in entries} | known)
+        probing = {} if self.device.type == "cuda" else probes(dtype)
+        known = {name: Entry(name) for name in probing}
+        self._sample(steps | probing, {entry.name: entry for entry in entries} | known)
         if known:
             roof = probed_roof({name: entry.samples["forward"] for name, entry in known.items()})
         else:

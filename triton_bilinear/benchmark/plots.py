@@ -184,12 +184,12 @@ def _extra(record: Record, name: str) -> float | None:
 
 def _predicted() -> Figure:
     """The cost model's times for GPUs that are not here."""
+    cases = [case for case in CASES if case.form == ROWS]
     figure, (axes,) = _figure(
         "PREDICTED, not measured: training step over its floor",
         "by the cost model, bfloat16; no GPU was involved",
-        height=2.4 + 0.38 * len(CASES),
+        height=2.4 + 0.38 * len(cases),
     )
-    cases = [case for case in CASES if case.form == ROWS]
     colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
     for gpu, colour, marker in zip(_PREDICTED_GPUS, colours, "osD^", strict=True):
         steps = [explain(*case.problem().shape, dtype=torch.bfloat16, gpu=gpu) for case in cases]

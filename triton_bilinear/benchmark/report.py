@@ -111,7 +111,6 @@ def size(count: int | None) -> str:
     """Bytes, in the unit that suits them."""
     if count is None:
         return "-"
-    value = float(count)
     value, units = float(count), ["GiB", "MiB", "KiB", "B"]
     while value >= 1024 and len(units) > 1:
         value /= 1024

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..commands.progress import progress
+from ..inspection.problem import parse_dtype
 from .cases import CASES, Case
 from .measure import Bench, Record
 from .report import as_json, machine, ours_are_right, summary, table
@@ -32,14 +33,15 @@ def check_plots(folder: Path | None) -> None:
 
 
 def chosen(cases: Iterable[Case], names: Sequence[str] | None, dtypes: Sequence[str] | None) -> list[Case]:
-    """The cases whose names contain one of these, in each of these dtypes, by torch's name for it.
+    """The cases whose names contain one of these, in each of these dtypes (fp32, bfloat16, ...).
 
-    ValueError where there is none.
+    ValueError where there is none, and for a dtype that is none.
     """
     found = [case for case in cases if not names or any(name.lower() in case.name.lower() for name in names)]
     if not found:
         raise ValueError(f"no case named {', '.join(names or [])}; known are {', '.join(case.name for case in CASES)}")
-    return [replace(case, dtype=dtype) for dtype in dict.fromkeys(dtypes) for case in found] if dtypes else found
+    parsed = dict.fromkeys(str(parse_dtype(dtype)).removeprefix("torch.") for dtype in dtypes or [])
+    return [replace(case, dtype=dtype) for dtype in parsed for case in found] if parsed else found
 
 
 def run_suite(

@@ -16,7 +16,6 @@ from pathlib import Path
 from ..benchmark.cases import CASES, batch_sweep, output_sweep
 from ..benchmark.measure import QUICK, Bench
 from ..benchmark.suite import Outputs, check_plots, chosen, run_suite
-from ..inspection.problem import parse_dtype
 from .machine import default_device
 
 # Few and small enough for a minute more.
@@ -40,13 +39,11 @@ def run(args: argparse.Namespace) -> int:
     try:
         if device.type not in ("cpu", "cuda"):
             raise ValueError(f"times are taken on CPUs and on CUDA and ROCm GPUs; this machine has {device.type}")
-        if args.rounds < 1:
-            raise ValueError(f"--rounds takes 1 or more, got {args.rounds}")
+        bench = Bench(device, replace(QUICK, rounds=args.rounds))
         check_plots(args.plot)
-        dtypes = [str(parse_dtype(name)).removeprefix("torch.") for name in args.dtype or []]
-        cases = chosen(CASES if args.case else [case for case in CASES if case.quick], args.case, dtypes)
+        cases = chosen(CASES if args.case else [case for case in CASES if case.quick], args.case, args.dtype)
     except ValueError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     sweeps = (batch_sweep(_LARGEST_BATCH), output_sweep(_SWEEP_BATCH))
-    return run_suite(Bench(device, replace(QUICK, rounds=args.rounds)), cases, sweeps, Outputs(args.json, args.plot))
+    return run_suite(bench, cases, sweeps, Outputs(args.json, args.plot))
