@@ -235,9 +235,6 @@ def test_transposed(shape, dtype):
         assert result.data_ptr() != given.data_ptr()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
-@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
-@pytest.mark.parametrize("name", PRIMITIVES)
 @pytest.mark.parametrize("batch", [(6,), (2, 3), (2, 1, 3)], ids=str)
 @pytest.mark.parametrize("name", PRIMITIVES)
 def test_batch_axes_that_merge_are_a_small_problem_too(name, batch, monkeypatch):
@@ -254,6 +251,9 @@ def test_batch_axes_that_merge_are_a_small_problem_too(name, batch, monkeypatch)
     assert ran == [name]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
+@pytest.mark.parametrize("name", PRIMITIVES)
 @pytest.mark.parametrize("large", [False, True], ids=["whole", "pieces"])
 def test_strides_and_dtypes(name, dtype, layout, large, request):
     """Right, the same bits again, and nothing written but the results."""

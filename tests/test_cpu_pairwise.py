@@ -43,7 +43,7 @@ def no_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
 def cut(request, monkeypatch):
     budget, rows, call, large = CUTS[request.param]
     monkeypatch.setattr(cpu_budget, "CPU_PIECE", budget)
-    monkeypatch.setattr(pairs, "ROWS", rows)
+    monkeypatch.setattr(pairs, "ROWS", (rows,))
     monkeypatch.setattr(columns, "CALL", call)
     monkeypatch.setattr(columns, "LARGE", large)
     return request.param

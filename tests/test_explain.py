@@ -109,6 +109,13 @@ def test_a_problem_that_is_none_is_an_error(problem):
         tb.explain(*problem, gpu=H100)
 
 
+@pytest.mark.parametrize("told", [{"dtype": torch.float16}, {"bias": False}], ids=str)
+def test_what_tensors_tell_is_not_told_again(told):
+    tensors = torch.ones(2, 3), torch.ones(2, 4), torch.ones(5, 3, 4)
+    with pytest.raises(ValueError, match="tensors tell dtype and bias"):
+        tb.explain(*tensors, gpu=H100, **told)
+
+
 def test_other_errors_say_what_was_expected():
     with pytest.raises(LookupError, match="known are"):
         tb.explain(*LARGE, gpu="NVIDIA Foo")

@@ -38,13 +38,15 @@ def explain(
         bias: for sizes: whether there is a bias.
 
     Raises:
-        ValueError: a problem that is none; no GPU named and none here.
+        ValueError: a problem that is none; a dtype or no bias for tensors, which tell; no GPU named and none here.
         LookupError: an unknown GPU.
         ImportError: triton is not installed.
     """
     if not triton_installed():
         raise ImportError("explain(): the package `triton` is not installed; install it (pip install triton)")
     tensors = _named(problem)
+    if tensors and not (dtype is None and bias):
+        raise ValueError(f"explain(): tensors tell dtype and bias, got dtype={dtype}, bias={bias} with them")
     step = _from_tensors(tensors, gradients) if tensors else _from_sizes(problem, dtype, bias, gradients)
     device = _device(gpu, tensors)
     # triton is imported here, and not with the package.

@@ -14,15 +14,12 @@ from math import prod
 from torch import Tensor
 
 from . import pair_plans, rounded_pairs
-from .budget import piece_elements
+from .budget import ROWS, piece_elements
 from .columns import OutputsOuter, copied_elements, layout_of, matrices, target_matrices
 from .costs import pair_work
 from .huge_pages import advise
 from .pieces import pair_pieces, spans
 from .workspace import ACCUMULATE, Workspace
-
-# Rows of a piece; more or fewer make the matrix product slower.
-ROWS = 512
 
 
 def pairwise(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -145,7 +142,7 @@ class Pieces:
     def __init__(self, shape: Sequence[int], other: Tensor, weight: Tensor, summed: bool = False) -> None:
         (batch, rows), (t, n) = shape, other.shape[1:]
         budget = piece_elements(other.device)
-        most = max(1, min(ROWS, budget // max(t, *weight.shape)))
+        most = max(1, min(ROWS[-1], budget // max(t, *weight.shape)))
         in_place = not summed and other.dtype == ACCUMULATE[other.dtype]
         self.rows = list(pair_pieces(batch, rows, most, batch if in_place else budget // (t * n)))
         largest = self.rows[0][0].stop, self.rows[0][1].stop

@@ -7,6 +7,8 @@ from math import prod
 
 from torch import Tensor
 
+from ..axes import merge_axes
+
 Index = tuple[int | slice, ...]
 
 
@@ -98,17 +100,9 @@ def flatten_batch(*tensors: Tensor) -> list[Tensor]:
         return list(tensors)
     if not batch:
         return [t.unsqueeze(0) for t in tensors]
-    groups: list[list[int]] = []
-    for axis in range(len(batch)):
-        if batch[axis] == 1 and len(batch) > 1:
-            continue
-        if groups and all(t.stride(groups[-1][-1]) == t.stride(axis) * batch[axis] for t in tensors):
-            groups[-1].append(axis)
-        else:
-            groups.append([axis])
-    if not groups:
-        groups = [[0]]
-    sizes = [prod(batch[axis] for axis in group) for group in groups]
+    merged = merge_axes(batch, [t.stride()[:-1] for t in tensors]) or [(1, [t.stride(0) for t in tensors])]
+    sizes = [size for size, _ in merged]
     return [
-        t.as_strided((*sizes, t.shape[-1]), (*(t.stride(group[-1]) for group in groups), t.stride(-1))) for t in tensors
+        t.as_strided((*sizes, t.shape[-1]), (*(steps[i] for _, steps in merged), t.stride(-1)))
+        for i, t in enumerate(tensors)
     ]

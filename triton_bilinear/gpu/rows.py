@@ -9,6 +9,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from ..axes import merge_axes
+
 # No tile of any plan has more rows of the batch.
 MAX_TILE_ROWS = 256
 
@@ -63,20 +65,6 @@ class Rows:
 def stride_arguments(name: str, strides: RowStrides) -> dict[str, int]:
     """The kernels' arguments for the rows of one tensor."""
     return dict(zip((f"stride_{name}b", f"stride_{name}j", f"stride_{name}i"), strides, strict=True))
-
-
-def merge_axes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
-    """The fewest axes, outermost first, that walk every tensor (one sequence of strides each) in row-major order."""
-    merged: list[tuple[int, list[int]]] = []
-    for axis in range(len(sizes) - 1, -1, -1):
-        size, steps = sizes[axis], [tensor[axis] for tensor in strides]
-        if size == 1:
-            continue
-        if merged and all(step == merged[0][0] * inner for step, inner in zip(steps, merged[0][1], strict=True)):
-            merged[0] = (merged[0][0] * size, merged[0][1])
-        else:
-            merged.insert(0, (size, steps))
-    return merged
 
 
 def batch_rows(tensors: Sequence[Tensor]) -> Rows:

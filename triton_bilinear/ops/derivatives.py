@@ -46,28 +46,16 @@ def _is_executed(node: Any) -> bool:
         return True
 
 
-def _differentiable(
+def _function(
     op: torch._ops.OpOverload,
-    *,
     factors: int,
     tensors: int,
     backward: Callable[..., tuple],
     jvp: Callable[..., Any],
-    saves_output: int | None = None,
-) -> None:
-    """Attach formulas to an op.
-
-    Its arguments are `factors` tensors that the result is linear in, then (up to `tensors`) a bias, then options that
-    are no tensors. Formulas get the factors, and the output number `saves_output` if there is one.
-    """
-
+    saves_output: int | None,
+) -> type[torch.autograd.Function]:
+    """The autograd.Function of an op; arguments as of `_differentiable`. What it calls is its first argument."""
     kernel = ops.KERNELS[op]
-
-    def below_autograd(keys: _C.DispatchKeySet, grad: bool, fwd_grad: bool, *args: Any) -> Any:
-        # An autograd.Function switches gradients off in its forward. That is right here, where the dispatcher passes
-        # autograd by, but wrong for the outer levels of torch.func's transforms, which are still to come.
-        with torch.set_grad_enabled(grad), forward_ad._set_fwd_grad_enabled(fwd_grad), _C._AutoDispatchBelowAutograd():
-            return op.redispatch(keys, *args)
 
     def forward(ctx: Any, call: Callable[..., Any], *args: Any) -> Any:
         result = call(*args)
@@ -99,17 +87,38 @@ def _differentiable(
             primals = [torch._VF._unpack_dual(factor, level=0)[0] for factor in ctx.saved_tensors]
             return jvp(primals, ctx.options, *tangents[1 : tensors + 1])
 
-    derivative = type(
-        op._schema.name.replace("::", "_"),
-        (torch.autograd.Function,),
-        {
-            "forward": staticmethod(forward),
-            "backward": staticmethod(apply_backward),
-            "jvp": staticmethod(apply_jvp),
-        },
-    )
+    members = {
+        "forward": staticmethod(forward),
+        "backward": staticmethod(apply_backward),
+        "jvp": staticmethod(apply_jvp),
+    }
+    return type(op._schema.name.replace("::", "_"), (torch.autograd.Function,), members)
+
+
+def _differentiable(
+    op: torch._ops.OpOverload,
+    *,
+    factors: int,
+    tensors: int,
+    backward: Callable[..., tuple],
+    jvp: Callable[..., Any],
+    saves_output: int | None = None,
+) -> None:
+    """Attach formulas to an op.
+
+    Its arguments are `factors` tensors that the result is linear in, then (up to `tensors`) a bias, then options that
+    are no tensors. Formulas get the factors, and the output number `saves_output` if there is one.
+    """
+    kernel = ops.KERNELS[op]
+    function = _function(op, factors, tensors, backward, jvp, saves_output)
     # Function.apply, without what it does for callers above the dispatcher.
-    apply = super(torch.autograd.Function, derivative).apply  # type: ignore[misc]
+    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+
+    def below_autograd(keys: _C.DispatchKeySet, grad: bool, fwd_grad: bool, *args: Any) -> Any:
+        # An autograd.Function switches gradients off in its forward. That is right here, where the dispatcher passes
+        # autograd by, but wrong for the outer levels of torch.func's transforms, which are still to come.
+        with torch.set_grad_enabled(grad), forward_ad._set_fwd_grad_enabled(fwd_grad), _C._AutoDispatchBelowAutograd():
+            return op.redispatch(keys, *args)
 
     def recorded(call: Callable[..., Any], *args: Any) -> Any:
         if (torch.is_grad_enabled() and _C._any_requires_grad(*args)) or _in_forward_mode(plain=call is kernel):

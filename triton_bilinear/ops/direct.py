@@ -33,7 +33,7 @@ DIRECT: dict[torch._ops.OpOverload, Callable[..., Any]] = {}
 def call(op: torch._ops.OpOverload, *args: Any) -> Any:
     """`op(*args)`, past the dispatcher where nothing else would act: two passes through it cost what a tiny layer does.
 
-    Modes, transforms, subclasses, autocast, compilers and torch's profiler see the op as ever.
+    Dispatch modes, transforms, subclasses, autocast, compilers and torch's profiler see the op as ever.
     """
     return DIRECT[op](*args) if is_plain(*args) else op(*args)
 

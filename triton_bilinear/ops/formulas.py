@@ -41,9 +41,9 @@ def _grad_bias(g: Tensor, feature_dim: int) -> Tensor:
     return g.sum(axes) if axes else g
 
 
-def _as_features(vector: Tensor, feature_dim: int, like: Tensor) -> Tensor:
-    """A vector of features, expanded over the batch axes of `like`."""
-    return vector.reshape(-1, *(1,) * (-1 - feature_dim)).expand(like.shape)
+def _as_features(vector: Tensor, feature_dim: int, shape: Sequence[int]) -> Tensor:
+    """A vector of features, expanded over the batch axes of a result."""
+    return vector.reshape(-1, *(1,) * (-1 - feature_dim)).expand(shape)
 
 
 def _contract_grads(
@@ -77,8 +77,8 @@ def contract_jvp(saved: Sequence[Any], options: Sequence[Any], *tangents: MaybeT
         None if tw is None else ops.contract(u, v, tw, None, feature_dim),
     ]
     if tb is not None:
-        like = ops.resized(u, feature_dim, weight.shape[0])
-        terms.append(_as_features(tb, feature_dim, like))
+        shape = *u.shape[:feature_dim], weight.shape[0], *u.shape[feature_dim:][1:]
+        terms.append(_as_features(tb, feature_dim, shape))
     return _sum(terms)
 
 
@@ -174,7 +174,7 @@ def pairwise_jvp(saved: Sequence[Any], options: Sequence[Any], *tangents: MaybeT
         None if tw is None else ops.pairwise(x, y, tw, None),
     ]
     if tb is not None:
-        terms.append(_as_features(tb, -3, ops.pairwise_out(x, y, weight, None)))
+        terms.append(_as_features(tb, -3, (*x.shape[:-2], weight.shape[0], x.shape[-2], y.shape[-2])))
     return _sum(terms)
 
 
