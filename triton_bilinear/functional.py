@@ -21,7 +21,7 @@ _SMALL = 2**16
 def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None, *, feature_dim: int = -1) -> Tensor:
     """`z[..., l] = sum_mn x[..., m] weight[l, m, n] y[..., n] + bias[l]` (items 10, 11, 12).
 
-    The same call as torch.nn.functional.bilinear by position, with the same errors.
+    By position the same call as torch.nn.functional.bilinear, with the same errors.
 
     Args:
         x: (*, M): any number of batch axes, none included.
@@ -114,8 +114,8 @@ def pairwise_bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None 
     Computed as two products, `(x weight[l]) y^T`; the product of every pair of rows is never formed.
 
     Args:
-        x: (*, S, M): any number of batch axes, none included.
-        y: (*, T, N), the batch axes of x.
+        x: (*, S, M): any number of batch axes, none included; copied where no one stride walks them.
+        y: (*, T, N), the batch axes of x; likewise.
         weight: (L, M, N), or (M, N) for a single form.
         bias: (L,), or () or (1,) for a single form, or None.
 
