@@ -12,9 +12,10 @@ from .launch import (
     Launch,
     common_constants,
     distinct_elements,
-    even,
+    evens,
     plan_launch,
     span,
+    stride_arguments,
     unit_axis,
     vectors,
 )
@@ -38,6 +39,7 @@ def chain_launches(
     """The launches (by the planner's plan or another), their workspace allocated. No size may be 0."""
     batch, outer, K, A, E = p.shape
     C, D = r.shape[-2:]
+    sizes = {"A": A, "C": C, "D": D, "E": E}
     dtype = str(p.dtype).removeprefix("torch.")
     precision = float32_precision(p, device)
     vector = min(unit_axis(tensor, "bokij")[1] for tensor in (p, q, r))
@@ -56,22 +58,16 @@ def chain_launches(
         "out_ptr": target,
         "OUTER": outer,
         "K": K,
-        "A": A,
-        "C": C,
-        "D": D,
-        "E": E,
-        **_strides("p", p, "boKae"),
-        **_strides("q", q, "boKec"),
-        **_strides("r", r, "boKcd"),
+        **sizes,
+        **stride_arguments("p", p, "bokae"),
+        **stride_arguments("q", q, "bokec"),
+        **stride_arguments("r", r, "bokcd"),
         "stride_bias": 0 if bias is None else bias.stride(0),
         "stride_os": 0 if partial is None else partial.stride(0),
-        **_strides("o", out if partial is None else target[0], "boad"),
+        **stride_arguments("o", out if partial is None else target[0], "boad"),
         "steps_per_split": -(-steps // plan.splits),
-        **vectors({"P": p, "Q": q, "R": r, "OUT": target}, {"A": A, "C": C, "D": D, "E": E}),
-        "EVEN_A": even(A, config["A"]),
-        "EVEN_C": even(C, config["C"]),
-        "EVEN_D": even(D, config["D"]),
-        "EVEN_E": even(E, config["E"]),
+        **vectors({"P": p, "Q": q, "R": r, "OUT": target}, sizes),
+        **evens(sizes, config),
         "HAS_BIAS": bias is not None,
         **common_constants(plan, problem, device, (span(tensor, 2) for tensor in (p, q, r, out))),
     }
@@ -80,7 +76,3 @@ def chain_launches(
     if partial is not None:
         launches.append(reduce_rows(partial, None, out, device))
     return launches
-
-
-def _strides(name: str, tensor: Tensor, axes: str) -> dict[str, int]:
-    return {f"stride_{name}{axis.lower()}": stride for axis, stride in zip(axes, tensor.stride(), strict=True)}

@@ -12,10 +12,20 @@ from ..kernels.project import contract_project_kernel
 from ..planning import ContractProblem, Plan, plan_contract
 from ..tuning.devices import DeviceSpec
 from .device import float32_precision
-from .launch import Launch, common_constants, even, plan_launch, span, unit_axis, vector_bytes, vectors
+from .launch import (
+    Launch,
+    common_constants,
+    evens,
+    plan_launch,
+    span,
+    stride_arguments,
+    unit_axis,
+    vector_bytes,
+    vectors,
+)
 from .reduction import reduce_rows, workspace
 from .replay import run_planned
-from .rows import Rows, batch_rows, stride_arguments, walkable
+from .rows import Rows, batch_rows, row_strides, walkable
 
 
 def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -69,7 +79,7 @@ def contract_launches(
             "out_ptr": out,
             "stride_bias": 0 if bias is None else bias.stride(0),
             "stride_os": 0,
-            **stride_arguments("o", rows.strides[2]),
+            **row_strides("o", rows.strides[2]),
             "stride_op": out.stride(-1),
             "HAS_BIAS": bias is not None,
         }
@@ -80,7 +90,7 @@ def contract_launches(
         "out_ptr": partial,
         "stride_bias": 0,
         "stride_os": rows.count * P,
-        **stride_arguments("o", rows.dense(P)),
+        **row_strides("o", rows.dense(P)),
         "stride_op": 1,
         "HAS_BIAS": False,
     }
@@ -103,6 +113,7 @@ def _first_pass(
 ) -> Launch:
     config = plan.config
     P, Q, R = weight.shape
+    sizes = {"P": P, "Q": Q, "R": R}
     operands = [u, v, out_arguments["out_ptr"]] + ([] if kept is None else [kept.flatten(-2)])
     spans = [rows.reach(index) + span(tensor, 1) for index, tensor in enumerate(operands)]
     steps = -(-R // config["R"])
@@ -112,28 +123,16 @@ def _first_pass(
         "u_ptr": u,
         "v_ptr": v,
         "t_ptr": weight,
-        "B": rows.count,
-        "P": P,
-        "Q": Q,
-        "R": R,
-        "B_MIDDLE": rows.middle,
-        "B_INNER": rows.inner,
-        **stride_arguments("u", rows.strides[0]),
-        "stride_uq": u.stride(-1),
-        **stride_arguments("v", rows.strides[1]),
-        "stride_vr": v.stride(-1),
-        "stride_tp": weight.stride(0),
-        "stride_tq": weight.stride(1),
-        "stride_tr": weight.stride(2),
+        **sizes,
+        **rows.arguments(config["B"]),
+        **row_strides("u", rows.strides[0]),
+        **row_strides("v", rows.strides[1]),
+        **stride_arguments("u", u, "q"),
+        **stride_arguments("v", v, "r"),
+        **stride_arguments("t", weight, "pqr"),
         "steps_per_split": -(-steps // plan.splits),
-        **vectors(
-            {"U": u, "V": v, "T": weight, "OUT": out_arguments["out_ptr"]}, {"P": P, "Q": Q, "R": R, "RUN": rows.run}
-        ),
-        "EVEN_B": even(rows.count, config["B"]),
-        "EVEN_P": even(P, config["P"]),
-        "EVEN_Q": even(Q, config["Q"]),
-        "EVEN_R": even(R, config["R"]),
-        "ROWS": rows.kind(config["B"]),
+        **vectors({"U": u, "V": v, "T": weight, "OUT": out_arguments["out_ptr"]}, {**sizes, "RUN": rows.run}),
+        **evens(sizes, config),
         **common_constants(plan, problem, device, [*spans, span(weight, 3)]),
         **out_arguments,
     }
@@ -144,9 +143,8 @@ def _first_pass(
         kernel = contract_project_kernel
         arguments |= {
             "kept_ptr": u if kept is None else kept,
-            **stride_arguments("k", (0, 0, 0) if kept is None else rows.strides[3]),
-            "stride_kp": 0 if kept is None else kept.stride(-2),
-            "stride_kr": 0 if kept is None else kept.stride(-1),
+            **row_strides("k", (0, 0, 0) if kept is None else rows.strides[3]),
+            **({"stride_kp": 0, "stride_kr": 0} if kept is None else stride_arguments("k", kept, "pr")),
             "KEEP": kept is not None,
         }
     grid = (-(-rows.count // config["B"]) * -(-P // config["P"]), plan.splits)

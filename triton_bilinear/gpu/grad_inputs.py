@@ -15,16 +15,17 @@ from .launch import (
     Launch,
     accumulator,
     common_constants,
-    even,
+    evens,
     plan_launch,
     span,
+    stride_arguments,
     unit_axis,
     vector_bytes,
     vectors,
 )
 from .reduction import reduce_rows, workspace
 from .replay import run_planned
-from .rows import Rows, RowStrides, batch_rows, stride_arguments, walkable
+from .rows import Rows, RowStrides, batch_rows, row_strides, walkable
 
 
 def grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, out_x: Tensor, out_y: Tensor) -> None:
@@ -82,6 +83,7 @@ def _joint(
 ) -> list[Launch]:
     config = plan.config
     L, M, N = weight.shape
+    sizes = {"L": L, "M": M, "N": N}
     n_tiles = -(-N // config["N"])
     tiles_per_group = -(-n_tiles // plan.groups)
     # dx grows from n tile to n tile: in the result itself where its dtype is the accumulator's, else in a workspace.
@@ -97,36 +99,26 @@ def _joint(
         "a_ptr": weight,
         "dx_ptr": dx,
         "dy_ptr": dy,
-        "B": rows.count,
-        "L": L,
-        "M": M,
-        "N": N,
-        "B_MIDDLE": rows.middle,
-        "B_INNER": rows.inner,
-        **stride_arguments("g", rows.strides[0]),
-        "stride_gl": g.stride(-1),
-        **stride_arguments("x", rows.strides[1]),
-        "stride_xm": x.stride(-1),
-        **stride_arguments("y", rows.strides[2]),
-        "stride_yn": y.stride(-1),
-        "stride_al": weight.stride(0),
-        "stride_am": weight.stride(1),
-        "stride_an": weight.stride(2),
+        **sizes,
+        **rows.arguments(config["B"]),
+        **row_strides("g", rows.strides[0]),
+        **row_strides("x", rows.strides[1]),
+        **row_strides("y", rows.strides[2]),
+        **row_strides("dx", dx_rows),
+        **row_strides("dy", dy_rows),
+        **stride_arguments("g", g, "l"),
+        **stride_arguments("x", x, "m"),
+        **stride_arguments("y", y, "n"),
+        **stride_arguments("a", weight, "lmn"),
+        **stride_arguments("dx", dx, "m"),
+        **stride_arguments("dy", dy, "n"),
         "stride_dxs": 0 if dx is out_x else dx.stride(0),
-        **stride_arguments("dx", dx_rows),
-        "stride_dxm": dx.stride(-1),
         "stride_dys": 0 if dy is out_y else dy.stride(0),
-        **stride_arguments("dy", dy_rows),
-        "stride_dyn": dy.stride(-1),
         "tiles_per_group": tiles_per_group,
         "m_per_split": -(-m_tiles // plan.splits) * config["M"],
-        **vectors({"G": g, "X": x, "Y": y, "A": weight, "DX": dx, "DY": dy}, {"L": L, "M": M, "N": N, "RUN": rows.run}),
-        "EVEN_B": even(rows.count, config["B"]),
-        "EVEN_L": even(L, config["L"]),
-        "EVEN_M": even(M, config["M"]),
-        "EVEN_N": even(N, config["N"]),
+        **vectors({"G": g, "X": x, "Y": y, "A": weight, "DX": dx, "DY": dy}, {**sizes, "RUN": rows.run}),
+        **evens(sizes, config),
         "HOLD_G": holds_g(config, L),
-        "ROWS": rows.kind(config["B"]),
         **common_constants(plan, problem, device, [*spans, span(weight, 3)]),
     }
     grid = (-(-rows.count // config["B"]) * plan.groups, plan.splits)

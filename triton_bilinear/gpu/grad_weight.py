@@ -8,10 +8,10 @@ from ..kernels.grad_weight import grad_weight_kernel
 from ..planning import GradWeightProblem, Plan, plan_grad_weight
 from ..tuning.devices import DeviceSpec
 from .device import float32_precision
-from .launch import Launch, common_constants, even, plan_launch, span, vector_bytes, vectors
+from .launch import Launch, common_constants, evens, plan_launch, span, stride_arguments, vector_bytes, vectors
 from .reduction import reduce_partials, workspace
 from .replay import run_planned
-from .rows import Rows, batch_rows, stride_arguments, walkable
+from .rows import Rows, batch_rows, row_strides, walkable
 
 
 def grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
@@ -42,6 +42,7 @@ def grad_weight_launches(
     strides_a, strides_b, strides_c = (rows.strides[axis] for axis in axes)
     target = out.permute(axes)
     P, Q, R = target.shape
+    sizes = {"P": P, "Q": Q, "R": R}
     config = plan.config
     spans = [rows.reach(index) + span(tensor, 1) for index, tensor in enumerate(operands)]
     row_tiles = -(-rows.count // config["B"])
@@ -52,32 +53,22 @@ def grad_weight_launches(
         "b_ptr": b,
         "c_ptr": c,
         "out_ptr": out if partial is None else partial,
-        "B": rows.count,
-        "P": P,
-        "Q": Q,
-        "R": R,
-        "B_MIDDLE": rows.middle,
-        "B_INNER": rows.inner,
-        **stride_arguments("a", strides_a),
-        "stride_ap": a.stride(-1),
-        **stride_arguments("b", strides_b),
-        "stride_bq": b.stride(-1),
-        **stride_arguments("c", strides_c),
-        "stride_cr": c.stride(-1),
+        **sizes,
+        **rows.arguments(config["B"]),
+        **row_strides("a", strides_a),
+        **row_strides("b", strides_b),
+        **row_strides("c", strides_c),
+        **stride_arguments("a", a, "p"),
+        **stride_arguments("b", b, "q"),
+        **stride_arguments("c", c, "r"),
         "stride_os": 0 if partial is None else P * Q * R,
-        "stride_op": target.stride(0) if partial is None else Q * R,
-        "stride_oq": target.stride(1) if partial is None else R,
-        "stride_or": target.stride(2) if partial is None else 1,
+        **stride_arguments("o", target if partial is None else partial.unflatten(1, (P, Q)), "pqr"),
         "rows_per_split": rows_per_split,
         **vectors(
             {"A": a, "B": b, "C": c, "OUT": out if partial is None else partial},
-            {"P": P, "Q": Q, "R": R, "RUN": rows.run},
+            {**sizes, "RUN": rows.run},
         ),
-        "ROWS": rows.kind(config["B"]),
-        "EVEN_B": even(rows.count, config["B"]),
-        "EVEN_P": even(P, config["P"]),
-        "EVEN_Q": even(Q, config["Q"]),
-        "EVEN_R": even(R, config["R"]),
+        **evens(sizes, config),
         **common_constants(plan, problem, device, [*spans, span(out, 3)]),
     }
     grid = (-(-P // config["P"]) * -(-Q // config["Q"]) * -(-R // config["R"]), plan.splits)

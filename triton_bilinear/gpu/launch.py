@@ -12,7 +12,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..planning import LEAST_COPY, Plan, Problem, loads_ahead
+from ..planning import LEAST_COPY, Config, Plan, Problem, loads_ahead
 from ..tuning.devices import DeviceSpec
 from .device import interpreting
 
@@ -93,9 +93,15 @@ def common_constants(plan: Plan, problem: Problem, device: DeviceSpec, spans: It
     }
 
 
-def even(size: int, block: int) -> bool:
-    """Whether tiles of this block cover the size without a mask."""
-    return size % block == 0
+def evens(sizes: Mapping[str, int], config: Config) -> dict[str, bool]:
+    """The EVEN_ constants: whether tiles cover a size without a mask."""
+    return {f"EVEN_{name}": size % config[name] == 0 for name, size in sizes.items()}
+
+
+def stride_arguments(name: str, tensor: Tensor, axes: str) -> dict[str, int]:
+    """The kernels' arguments for the last axes of a tensor, a letter for each."""
+    steps = tensor.stride()[-len(axes) :]
+    return {f"stride_{name}{axis}": step for axis, step in zip(axes, steps, strict=True)}
 
 
 def stride_vector(tensor: Tensor) -> int:

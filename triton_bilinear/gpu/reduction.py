@@ -8,7 +8,7 @@ from torch import Tensor
 from ..kernels.reduce import reduce_partials_kernel
 from ..tuning.devices import DeviceSpec
 from .launch import Launch, accumulator, compiler_options
-from .rows import Rows, batch_rows, stride_arguments
+from .rows import Rows, batch_rows, row_strides
 
 _BLOCK_B, _BLOCK_P = 32, 64
 
@@ -47,7 +47,7 @@ def reduce_partials(
             "B_INNER": result.inner,
             "stride_ps": rows * columns,
             "stride_bias": 0 if bias is None else bias.stride(0),
-            **stride_arguments("o", result.strides[0]),
+            **row_strides("o", result.strides[0]),
             "stride_op": column_stride,
             "BLOCK_B": _BLOCK_B,
             "BLOCK_P": _BLOCK_P,

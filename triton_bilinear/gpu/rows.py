@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,16 @@ class Rows:
     strides: tuple[RowStrides, ...]  # of each tensor
     run: int = 1
 
+    def arguments(self, block: int) -> dict[str, Any]:
+        """The kernels' arguments for all rows, in tiles of `block`."""
+        return {
+            "B": self.count,
+            "B_MIDDLE": self.middle,
+            "B_INNER": self.inner,
+            "EVEN_B": self.count % block == 0,
+            "ROWS": self.kind(block),
+        }
+
     def kind(self, block: int) -> str:
         """How tiles of `block` rows meet steps: the kernels' ROWS (see kernels.helpers.tile_rows)."""
         if self.inner == self.count:
@@ -62,7 +73,7 @@ class Rows:
         return self.middle * self.inner * columns, self.inner * columns, columns
 
 
-def stride_arguments(name: str, strides: RowStrides) -> dict[str, int]:
+def row_strides(name: str, strides: RowStrides) -> dict[str, int]:
     """The kernels' arguments for the rows of one tensor."""
     return dict(zip((f"stride_{name}b", f"stride_{name}j", f"stride_{name}i"), strides, strict=True))
 
