@@ -245,8 +245,7 @@ def run_expected(cases: Sequence[Case]) -> int:
     try:
         now = timed(device, cases)
     except NotTimedError as error:
-        print(f"regress: {error}", file=sys.stderr)
-        return 1
+        return _fail(str(error), status=1)
     found = shortfalls(stored[key], now)
     summary = f"{len(now)} cases on {key}: {len(found)} ratios below what is expected by more than {EXPECTED_BAND:.0%}"
     print("\n".join([*found, summary]))
@@ -258,9 +257,9 @@ def stored_expectations() -> dict[str, Expectations]:
     return json.loads(FILE.read_text()) if FILE.exists() else {}
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, status: int = 2) -> int:
     print(f"regress: {message}", file=sys.stderr)
-    return 2
+    return status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

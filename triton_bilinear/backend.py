@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from functools import cache
+from threading import Lock
 from types import ModuleType, TracebackType
 
 import torch
@@ -22,6 +23,7 @@ _TRITON_DEVICE_TYPES = frozenset({"cuda", "xpu"})
 
 # Those that were entered and not left, by whichever thread: the last one's choice holds.
 _entered: list[use_backend] = []
+_lock = Lock()
 
 
 class use_backend:
@@ -59,8 +61,9 @@ class use_backend:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        last = max(index for index, entered in enumerate(_entered) if entered is self)
-        del _entered[last]
+        with _lock:
+            last = max(index for index, entered in enumerate(_entered) if entered is self)
+            del _entered[last]
 
 
 @cache
@@ -75,7 +78,8 @@ def _load(name: str) -> ModuleType:
 
 
 def _choice() -> str:
-    return _entered[-1].name if _entered else "auto"
+    entered = _entered[-1:]  # at once: another thread may leave the last one
+    return entered[0].name if entered else "auto"
 
 
 def is_automatic() -> bool:

@@ -46,15 +46,20 @@ def _is_executed(node: Any) -> bool:
         return True
 
 
-def _function(
+def _differentiable(
     op: torch._ops.OpOverload,
+    *,
     factors: int,
     tensors: int,
     backward: Callable[..., tuple],
     jvp: Callable[..., Any],
-    saves_output: int | None,
-) -> type[torch.autograd.Function]:
-    """The autograd.Function of an op; arguments as of `_differentiable`. What it calls is its first argument."""
+    saves_output: int | None = None,
+) -> None:
+    """Attach formulas to an op.
+
+    Its arguments are `factors` tensors that the result is linear in, then (up to `tensors`) a bias, then options that
+    are no tensors. Formulas get the factors, and the output number `saves_output` if there is one.
+    """
     kernel = ops.KERNELS[op]
 
     def forward(ctx: Any, call: Callable[..., Any], *args: Any) -> Any:
@@ -92,25 +97,12 @@ def _function(
         "backward": staticmethod(apply_backward),
         "jvp": staticmethod(apply_jvp),
     }
-    return type(op._schema.name.replace("::", "_"), (torch.autograd.Function,), members)
+    _attach(op, type(op._schema.name.replace("::", "_"), (torch.autograd.Function,), members))
 
 
-def _differentiable(
-    op: torch._ops.OpOverload,
-    *,
-    factors: int,
-    tensors: int,
-    backward: Callable[..., tuple],
-    jvp: Callable[..., Any],
-    saves_output: int | None = None,
-) -> None:
-    """Attach formulas to an op.
-
-    Its arguments are `factors` tensors that the result is linear in, then (up to `tensors`) a bias, then options that
-    are no tensors. Formulas get the factors, and the output number `saves_output` if there is one.
-    """
+def _attach(op: torch._ops.OpOverload, function: type[torch.autograd.Function]) -> None:
+    """Have torch run a call of the op that is recorded through the function, whose first argument is what it calls."""
     kernel = ops.KERNELS[op]
-    function = _function(op, factors, tensors, backward, jvp, saves_output)
     # Function.apply, without what it does for callers above the dispatcher.
     apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
