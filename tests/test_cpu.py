@@ -434,6 +434,18 @@ def test_few_columns_are_made_of_more_rows_unless_these_are_converted(threads):
     assert rows(510, batch=1001) == 1001
 
 
+def test_a_larger_product_of_onednn_has_whole_columns_if_it_can():
+    """Rows of a piece are then as many as fit, up to where more do no better."""
+
+    def pieces(product: int) -> list[tuple[int, int]]:
+        budget = cpu_budget.Budget(cpu_budget.CPU_PIECE, product, onednn=True)
+        return [shape[:2] for shape in cpu_budget.shapes(8192, 32, 32, budget)]
+
+    assert (912, 1024) in pieces(1000 * 1024 + 512)
+    assert {rows for rows, _ in pieces(cpu_budget.CPU_PIECE)} == {128, 256, 512}
+    assert {rows for rows, _ in pieces(2000 * 1024)} == {128, 256, 512, 1024}
+
+
 @pytest.mark.parametrize(
     "sizes",
     [(30, 2, 9, 11), (30, 11, 2, 9), (30, 9, 11, 2), (30, 1, 9, 9), (1, 14, 9, 9), (4, 12, 8, 8), (1, 3, 20, 20)],

@@ -152,7 +152,9 @@ def shapes(
     fitting = max(1, budget.buffer // max(1, converted))
     few = not converted and outer * inner * MANY_ROWS + beside <= budget.buffer
     larger = budget.onednn and budget.product > budget.buffer
-    choices = (*ROWS, MANY_ROWS) if many or few or larger else ROWS
+    choices: tuple[int, ...] = (*ROWS, MANY_ROWS) if many or few or larger else ROWS
+    if larger and ROWS[-1] < (whole := budget.product // (outer * inner)) < MANY_ROWS:
+        choices = (*ROWS, whole, MANY_ROWS)  # as many rows as leave the columns whole
     for most in [rows for rows in choices if rows <= fitting] or [fitting]:
         rows = piece_rows(batch, most, budget.threads)
         columns = columns_within(outer, inner, min(budget.product // rows, budget.buffer // max(1, copied)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, bmm
 
-from . import matrix_unit
+from . import bags, matrix_unit
 from .workspace import Workspace
 
 
@@ -26,11 +26,14 @@ def add_products(workspace: Workspace, vectors: Tensor, matrices: Tensor, target
 
 
 def rounded_products(work: Workspace, vectors: Tensor, matrices: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The sums vectors[i] matrices[i] + bias, rounded once, in a buffer (rows, columns), by a matrix unit.
+    """The sums vectors[i] matrices[i] + bias, rounded once. Shapes: (rows, K), (rows, K, columns), (columns,).
 
-    Shapes: (rows, K), (rows, K, columns), (columns,). They are products of a matrix of one row and each matrix; of one
-    that is stored as its transpose and a matrix of one column, unless the unit reads transposes faster.
+    As sums of the rows of each matrix. Where these are not dense, or there is a bias to start from, as products by a
+    matrix unit: of a matrix of one row and each matrix; of one that is stored as its transpose and a matrix of one
+    column, unless the unit reads transposes faster.
     """
+    if bias is None and matrices.is_contiguous():
+        return bags.sums(work, vectors, matrices)
     result = work.take("dots", len(vectors), matrices.shape[2])
     if bias is not None:
         result.copy_(bias)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import matrix_unit, unit_plans
+from . import matrix_unit
+from .bags import products
 from .costs import Plan
-from .padded import padded_transpose, sides
+from .padded import padded_rows, padded_transpose, sides
 from .pieces import row_pieces, spans
 from .workspace import Workspace, blas_ready
 
@@ -27,6 +28,7 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
                 torch.mm(product, matrix, out=target[:, p])
             else:
                 torch.addmm(start[p], product, matrix, out=target[:, p])
+        del product  # before the next one is made
         workspace.store(piece, target)
 
 
@@ -57,21 +59,8 @@ def lies_right(factor: Tensor) -> bool:
 
 
 def _multiply(workspace: Workspace, outer: Tensor, inner: Tensor, rows: int, width: int) -> Tensor:
-    """The products outer[:, q] inner[:, r] as a matrix (rows, Q width), 0 beyond the rows and columns of the factors.
-
-    By the unit of AMX these are sums of length 2 whose second term is 0: of length 1 it would read beyond their end.
-    """
-    batch, q, r = outer.shape[0], outer.shape[1], inner.shape[1]
-    product = workspace.take("product", rows, q, width)
-    product[batch:] = 0
-    if not unit_plans.multiplies_rows(q, r):
-        torch.mul(outer.unsqueeze(2), inner.unsqueeze(1), out=product[:batch, :, :r])
-    elif matrix_unit.takes_any_sum(outer):
-        torch.bmm(outer.unsqueeze(2), inner.unsqueeze(1), out=product[:batch])
-    else:
-        left, right = workspace.take("left", batch, q, 2), workspace.take("right", batch, 2, width)
-        left[:, :, 0], left[:, :, 1] = outer, 0
-        right[:, 0, :r], right[:, 0, r:], right[:, 1] = inner, 0, 0
-        torch.bmm(left, right, out=product[:batch])
+    """The products outer[:, q] inner[:, r] as a matrix (rows, Q width), 0 beyond what the factors have."""
+    r = inner.shape[1]
+    product = products(workspace, outer, padded_rows(workspace, "wide", inner, width), rows).view(rows, -1, width)
     product[:, :, r:] = 0  # even where a factor is infinite
-    return product.view(rows, -1)
+    return product.flatten(1)

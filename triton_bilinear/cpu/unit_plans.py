@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil, prod
 
+from . import bags
 from . import matrix_unit as unit
 from .costs import Plan, Sizes, Weight
 from .pieces import piece_lengths
@@ -30,7 +31,7 @@ def contract_plans(axes_of_batch: tuple[int, ...], weight: Weight, axes: Sizes, 
     width, batch = unit.padded(q, r), prod(axes_of_batch)
     columns = q * width
     room = unit.room(held, columns)
-    factors = 2 * (q + width) if multiplies_rows(q, r) else 0
+    factors = q * bags.OF_PRODUCT + (width if width > r else 0)
     in_place = width == r and weight.is_matrix(axes)
     for outputs in [p] if in_place else _parts(p, columns, room):
         copied = 0 if in_place else outputs * columns
@@ -69,12 +70,13 @@ def project_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterato
     p, plain_q, plain_r = (weight.sizes[axis] for axis in axes)
     q, r = unit.padded(1, plain_q), unit.padded(1, plain_r)
     room, beside = unit.room(held, q), q + r + 2 * p
+    # Where p is dense a part of it is the inner axis of a copy: the longer the better.
+    inner = weight.strides[axes[0]] == 1
+    beside += r * bags.OF_TERM * inner
     rows = min(batch, kind.rows, room // (4 * beside))
     if p < FEWEST_OUTPUTS or not unit.can_be_a_sum(max(q, r)) or rows <= 0:
         return
     in_place = (q, r) == (plain_q, plain_r) and weight.is_matrix((axes[1], axes[0], axes[2]))
-    # Where p is dense a part of it is the inner axis of a copy: the longer the better.
-    inner = weight.strides[axes[0]] == 1
     outputs = min(p, (room - rows * beside) // (r * (rows + (0 if in_place else q))))
     if not inner:
         outputs = min(outputs, kind.piece // 2 // (rows * r))
@@ -83,7 +85,8 @@ def project_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterato
     columns = outputs * r
     pieces, parts = -(-batch // rows), -(-p * r // columns)
     cost = batch * p * r * (q + kind.short_sum) / _rate(rows, outputs * r, few=16)
-    cost += batch * (p * r * kind.dot + parts * kind.row) + pieces * -(-p // outputs) * kind.call
+    dots = _sums(r, p) if inner else p * r * kind.dot + parts * kind.row
+    cost += batch * dots + pieces * -(-p // outputs) * kind.call
     cost += pieces * _read(weight)
     if not in_place:
         cost += p * q * r * pieces * _copied(weight, axes) * (1 + SHORT_RUN * r / columns * inner)
@@ -101,11 +104,12 @@ def joint_plans(batch: int, weight: Weight, held: int) -> Iterator[Plan]:
     in_place = (length, inner) == (p, r) and weight.is_matrix((0, 1, 2))
     for features in [q] if in_place else _parts(q, length * inner, room):
         copied = 0 if in_place else features * length * inner
-        most = (room - copied) // (columns + length + 2 * (outer + inner))
+        most = (room - copied) // (columns + length + 2 * (outer + inner) + outer * bags.OF_TERM)
         for rows in _rows(batch, columns, most, again=copied > 0):
             pieces, parts = -(-batch // rows), -(-q // features)
             cost = batch * columns * (length + kind.short_sum) / _rate(rows, features * inner, few=16)
-            cost += 2 * batch * (columns * kind.dot_of_all + kind.row) + pieces * (parts + 2) * kind.call
+            cost += batch * (columns * kind.dot_of_all + kind.row + _sums(outer, inner))
+            cost += pieces * (parts + 2) * kind.call
             cost += pieces * _read(weight)
             if copied:
                 cost += length * q * inner * pieces * _copied(weight, (0, 1, 2))
@@ -147,10 +151,8 @@ def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int, as_they_lie
     copied = alone if rows > unit.LONGEST_IN_PLACE or not in_place else 0
     room = unit.room(held, 0, transposed=as_they_lie) - (0 if as_they_lie else rows * (alone + inner))
     # Of `outer`.
-    column = ceil((1 + kind.scratch_of_operand) * inner) * rows + inner * copied
+    column = ceil((1 + kind.scratch_of_operand) * inner + bags.OF_PRODUCT) * rows + inner * copied
     most = min(outer, kind.piece // 2 // rows // inner, room // column)
-    if most > 0 and multiplies_rows(most, inner):
-        most = min(most, (room - 2 * rows * inner) // (column + 2 * rows))
     if most <= 0 or alone <= kind.few_rows:
         return
     columns = most * inner
@@ -207,21 +209,11 @@ def _rate(rows: int, columns: int, few: float) -> float:
     return unit.kind().speed * rows / (rows + 32.0) * columns / (columns + few)
 
 
-def multiplies_rows(outer: int, inner: int) -> bool:
-    """Whether the unit makes all products of two rows of so many features faster than they are made one by one."""
-    return _by_unit(outer, inner) < _one_by_one(outer, inner)
-
-
 def _products(outer: int, inner: int) -> float:
     """What the products of two rows of features cost."""
-    return min(_by_unit(outer, inner), _one_by_one(outer, inner))
+    return outer * (inner * unit.kind().product + unit.kind().product_row)
 
 
-def _by_unit(outer: int, inner: int) -> float:
-    kind = unit.kind()
-    return outer * inner * kind.product + kind.row
-
-
-def _one_by_one(outer: int, inner: int) -> float:
-    kind, left_over = unit.kind(), inner % VECTOR
-    return outer * ((inner - left_over) * kind.one_by_one + left_over * kind.left_over)
+def _sums(terms: int, columns: int) -> float:
+    """What so many weighted rows cost that are added up."""
+    return terms * (columns * unit.kind().sum + unit.kind().sum_row)

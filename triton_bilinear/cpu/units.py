@@ -19,11 +19,12 @@ class Unit(NamedTuple):
     short_sum: float  # what is fixed for each sum, in multiply-adds of bfloat16
     call: float  # what is fixed for each product
     row: float  # what is fixed for each row of the batch, where it is a product of its own
-    one_by_one: float  # one product of two features, multiplied by torch's own loop
-    left_over: float  # one of those at the end of a row that do not fill a vector
-    product: float  # one by the unit, which makes a matrix of those of each row
+    product: float  # one product of two features, and
+    product_row: float  # what is fixed for those of one feature and a row of others (see `bags`)
     product_of_rows: float  # one by torch's loop along the rows of the batch, where sums need no padding; and for that
     turned: float  # one element of transposed features
+    sum: float  # one multiply-add of weighted rows that are added up, of what another core has made, and
+    sum_row: float  # what is fixed for each of them (see `bags`)
     dot: float  # one multiply-add of dot products of each row
     dot_of_all: float  # of those of what another core has made
     dot_of_copy: float  # of those in float32, of a copy
@@ -48,11 +49,12 @@ AMX = Unit(  # measured on a Xeon, with the oneDNN that torch 2.13 comes with; t
     short_sum=32.0,
     call=2.5e6,
     row=20e3,
-    one_by_one=20.0,
-    left_over=150.0,
-    product=12.0,
+    product=3.0,  # not measured, nor what is fixed, nor those of sums: more than on a Zen 5
+    product_row=150.0,
     product_of_rows=inf,  # sums are padded
     turned=inf,
+    sum=18.0,
+    sum_row=110.0,
     dot=12.0,
     dot_of_all=28.0,
     dot_of_copy=inf,  # not measured: never the cheapest
@@ -75,11 +77,12 @@ BESIDE_AVX2 = Unit(  # AVX-512's dot products, measured on a Zen 5, where MKL's 
     short_sum=0.0,
     call=1.5e6,
     row=5e3,
-    one_by_one=10.0,
-    left_over=100.0,
-    product=3.0,
-    product_of_rows=7.0,
-    turned=45.0,
+    product=3.6,
+    product_row=70.0,
+    product_of_rows=5.4,
+    turned=35.0,
+    sum=4.0,
+    sum_row=77.0,
     dot=6.5,
     dot_of_all=5.5,
     dot_of_copy=14.0,
@@ -90,7 +93,7 @@ BESIDE_AVX2 = Unit(  # AVX-512's dot products, measured on a Zen 5, where MKL's 
     rows=1024,
     piece=2**23,
     cached=9 * 2**19,
-    read=15.0,
+    read=9.0,
     reads_transposes=True,
     scratch_of_sum=0,
     scratch_of_operand=0.0,

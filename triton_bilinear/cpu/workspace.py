@@ -69,6 +69,7 @@ class Workspace:
         self.threads = 1 if self._onednn else threads_of(like.device)
         self._buffers: dict[str, Tensor] = {}
         self._shaped: dict[tuple[str | int, ...], Tensor] = {}
+        self._made: dict[tuple[str | int, ...], Tensor] = {}
 
     def take(self, name: str, *shape: int) -> Tensor:
         """The buffer `name` as a contiguous tensor of this shape. Its content is whatever was last written."""
@@ -82,6 +83,12 @@ class Workspace:
             self._shaped.clear()  # which may hold the smaller buffer
         self._shaped[key] = buffer[:size].view(shape)
         return self._shaped[key]
+
+    def once(self, key: tuple[str | int, ...], make: Callable[[], Tensor]) -> Tensor:
+        """What `make` returned when this key was first asked for."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def product(self, name: str, left: Tensor, right: Tensor, together: bool = False) -> Tensor:
         """left right, in the buffer `name` or in a tensor of its own. Shapes: (rows, K), (K, columns).
