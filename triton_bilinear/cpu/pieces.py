@@ -48,7 +48,7 @@ def pair_pieces(batch: int, rows: int, most: int, together: int) -> Iterator[tup
 def row_pieces(tensor: Tensor, rows: int) -> Sequence[Tensor]:
     """The pieces of a tensor (*batch, features), in order, each of at most `rows` rows (or of a single one)."""
     if tensor.dim() == 2:
-        return tensor.split(rows)  # one call for all of them
+        return tensor.split(rows) if tensor.shape[0] > rows else (tensor,)  # one call for all of them, or none
     return [tensor[index] for index in _row_indices(tensor.shape[:-1], rows)]
 
 

@@ -81,7 +81,7 @@ class Workspace:
         if buffer is None or buffer.numel() < size:
             buffer = self._buffers[name] = torch.empty(size, dtype=self.dtype, device=self.device)
             self._shaped.clear()  # which may hold the smaller buffer
-        self._shaped[key] = buffer[:size].view(shape)
+        self._shaped[key] = (buffer if buffer.numel() == size else buffer[:size]).view(shape)
         return self._shaped[key]
 
     def once(self, key: tuple[str | int, ...], make: Callable[[], Tensor]) -> Tensor:
@@ -204,10 +204,9 @@ class Workspace:
 
     def rows_target(self, name: str, tensor: Tensor) -> Tensor:
         """A matrix (a b, c) in row-major order to compute a piece (a, b, c) of a result in; `store` completes it."""
-        if tensor.dtype == self.dtype and is_matrix(tensor.shape, tensor.stride(), (2, 0, 1)):
-            view = fuse(tensor, 0)
-            if view.stride(1) == 1:
-                return view
+        dense = tensor.dtype == self.dtype and tensor.stride(2) == 1
+        if dense and is_matrix(tensor.shape, tensor.stride(), (2, 0, 1)):
+            return fuse(tensor, 0)
         return self.take(name, tensor.shape[0] * tensor.shape[1], tensor.shape[2])
 
     def store(self, piece: Tensor, target: Tensor) -> None:
