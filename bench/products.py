@@ -4,10 +4,10 @@
 
 For every case: the step against the best of einsum's orders, the linear price and F.bilinear; the shares of its time,
 by torch's profiler, in matrix products, in what reads or writes an intermediate one by one (products of x and y, dot
-products with a row, copies), and in everything else (calls); and how fast the step would be, against the same best
-einsum and F.bilinear, were the matrix products all there is. That is the bound for a kernel that does the rest while it
-packs the operands of its products, which no operator of torch does. In bfloat16 on a matrix unit products are such
-passes too where each row of the batch is a matrix of its own with one row or a sum of one term.
+products with a row or sums of weighted rows, copies), and in everything else (calls); and how fast the step would be,
+against the same best einsum and F.bilinear, were the matrix products all there is. That is the bound for a kernel that
+does the rest while it packs the operands of its products, which no operator of torch does. In bfloat16 on a matrix unit
+products are such passes too where each row of the batch is a matrix of its own with one row or a sum of one term.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddb
     "mkldnn::_linear_pointwise"  # oneDNN's
 }
 PASSES = {"aten::mul", "aten::add", "aten::add_", "aten::copy_", "aten::sum", "aten::zero_", "aten::fill_"} | {
-    "aten::native_channel_shuffle"  # transposes
+    "aten::native_channel_shuffle",  # transposes
+    "aten::_embedding_bag_forward_only",  # products of x and y, and weighted rows added up
 }
 
 

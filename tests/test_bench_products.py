@@ -36,6 +36,7 @@ def test_products_and_passes_are_told_apart() -> None:
         ("aten::bmm", [[9, 1, 5], [9, 5, 6]], "passes"),  # dot products with a row
         ("aten::bmm", [[9, 4, 1], [9, 1, 6]], "passes"),  # products of two rows
         ("aten::mul", [[9, 4, 1], [9, 1, 6]], "passes"),
+        ("aten::_embedding_bag_forward_only", [[9, 6], [36], [37]], "passes"),
         ("aten::view", [[9, 4]], "rest"),
     ],
 )

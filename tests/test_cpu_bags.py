@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from test_cpu import check, make
 from torch import Tensor
 
-from triton_bilinear.cpu import bags
+from triton_bilinear import cpu
+from triton_bilinear.cpu import bags, whole
 from triton_bilinear.cpu.workspace import Workspace
 
 SIZES = [(1, 1, 1), (1, 5, 7), (5, 1, 16), (3, 4, 1), (9, 33, 17), (70, 8, 64), (2, 3, 700)]
@@ -66,3 +68,13 @@ def test_infinities_and_what_is_no_number(work: Workspace) -> None:
     inner = torch.tensor([[1.0, 0.0, torch.nan, -torch.inf, 3e38]]).bfloat16()
     expected = outer.unsqueeze(2) * inner.unsqueeze(1)
     torch.testing.assert_close(bags.products(work, outer, inner, 1), expected[0], equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["contract", "grad_inputs", "grad_weight"])
+def test_another_default_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a call makes lies where its operands do."""
+    monkeypatch.setattr(whole, "LARGEST", 0)
+    inputs, results = make(name, torch.bfloat16, b=40, p=33, q=9, r=10)
+    with torch.device("meta"):
+        getattr(cpu, name)(*inputs, *results)
+    check(name, inputs, results)

@@ -23,22 +23,23 @@ _SUM = 0  # its mode
 def products(work: Workspace, outer: Tensor, inner: Tensor, rows: int) -> Tensor:
     """outer[i, q] inner[i, r] as a matrix (rows Q, R), 0 beyond the rows of the factors. inner: of dense rows."""
     batch, q = outer.shape
-    indices = work.once(("rows", batch, q), lambda: _counted(batch).repeat_interleave(q))
+    indices = work.once(("rows", batch, q), lambda: _steps(work, batch, 1).repeat_interleave(q))
     # Each product is a bag of its own; behind those of the batch are empty ones.
-    offsets = work.once(("bags", batch, q, rows), lambda: _counted(rows * q + 1).clamp_(max=batch * q))
+    offsets = work.once(("bags", batch, q, rows), lambda: _steps(work, rows * q + 1, 1).clamp_(max=batch * q))
     return _bags(inner, indices, offsets, outer)
 
 
 def sums(work: Workspace, vectors: Tensor, matrices: Tensor) -> Tensor:
     """vectors[i] matrices[i], rounded once. Shapes: (rows, K), (rows, K, columns), contiguous; (rows, columns)."""
     rows, length = vectors.shape
-    indices = work.once(("terms", rows, length), lambda: _counted(rows * length))
-    offsets = work.once(("sums", rows, length), lambda: torch.arange(0, rows * length + 1, length, dtype=torch.int32))
+    indices = work.once(("terms", rows, length), lambda: _steps(work, rows * length, 1))
+    offsets = work.once(("sums", rows, length), lambda: _steps(work, rows + 1, length))
     return _bags(matrices.view(rows * length, -1), indices, offsets, vectors)
 
 
-def _counted(count: int) -> Tensor:
-    return torch.arange(count, dtype=torch.int32)
+def _steps(work: Workspace, count: int, step: int) -> Tensor:
+    """0, step, 2 step and so on."""
+    return torch.arange(0, count * step, step, dtype=torch.int32, device=work.device)
 
 
 def _bags(table: Tensor, indices: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
