@@ -437,11 +437,12 @@ def test_few_columns_are_made_of_more_rows_unless_these_are_converted(threads):
 def test_a_larger_product_of_onednn_has_whole_columns_if_it_can():
     """Rows of a piece are then as many as fit, up to where more do no better."""
 
-    def pieces(product: int) -> list[tuple[int, int]]:
-        budget = cpu_budget.Budget(cpu_budget.CPU_PIECE, product, onednn=True)
+    def pieces(product: int, onednn: bool = True) -> list[tuple[int, int]]:
+        budget = cpu_budget.Budget(cpu_budget.CPU_PIECE, product, onednn=onednn)
         return [shape[:2] for shape in cpu_budget.shapes(8192, 32, 32, budget)]
 
     assert (912, 1024) in pieces(1000 * 1024 + 512)
+    assert {rows for rows, _ in pieces(1000 * 1024 + 512, onednn=False)} == {128, 256, 512}
     assert {rows for rows, _ in pieces(cpu_budget.CPU_PIECE)} == {128, 256, 512}
     assert {rows for rows, _ in pieces(2000 * 1024)} == {128, 256, 512, 1024}
 

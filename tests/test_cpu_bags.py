@@ -61,6 +61,9 @@ def test_of_several_sizes_in_one_call(work: Workspace) -> None:
         outer, inner = torch.randn(rows, q).bfloat16(), torch.randn(rows, 5).bfloat16()
         exact = (outer.double().unsqueeze(2) * inner.double().unsqueeze(1)).flatten(0, 1)
         assert_rounded_once(bags.products(work, outer, inner, rows), exact, exact.abs())
+        matrices = torch.randn(rows, q, 5).bfloat16()
+        terms = outer.double().unsqueeze(2) * matrices.double()
+        assert_rounded_once(bags.sums(work, outer, matrices), terms.sum(1), terms.abs().sum(1))
 
 
 def test_infinities_and_what_is_no_number(work: Workspace) -> None:

@@ -14,13 +14,15 @@ import oracle
 import pytest
 import torch
 from oracle import assert_near
-from test_cpu import LAYOUTS, check, dense, expanded, make, peak_of
+from test_cpu import LAYOUTS, check, dense, expanded, make, peak_of, rotated, sliced
 from test_precision import by_einsum, errors
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import triton_bilinear as tb
 from triton_bilinear import cpu
+from triton_bilinear.benchmark.memory import extra_bytes
+from triton_bilinear.benchmark.rivals import Step
 from triton_bilinear.cpu import budget as cpu_budget
 from triton_bilinear.cpu import (
     matrix_unit,
@@ -43,6 +45,8 @@ PLANNERS = (orders.plan_contract, orders.plan_joint, orders.plan_weight)
 CONTRACT = {"contract_plans": rounded, "project_plans": rounded_project}
 JOINT = {"joint_plans": rounded_joint, "joint_tile_plans": rounded_joint_tiles}
 WEIGHT = {"weight_plans": rounded, "features_first_weight_plans": rounded_features_first}
+CONTRACT_ORDERS = {"rounded": rounded, "rounded_project": rounded_project}
+WEIGHT_ORDERS = {"rounded": rounded, "rounded_features_first": rounded_features_first}
 WIDE = ((0, 1, 2), (0, 2, 1), (1, 2, 0), (2, 1, 0))
 
 
@@ -451,3 +455,40 @@ def test_other_dtypes_have_none(weight: Tensor, monkeypatch: pytest.MonkeyPatch)
     assert matrix_unit.serves(weight.bfloat16()) == torch.backends.mkldnn.is_available()
     with torch.backends.mkldnn.flags(enabled=False):
         assert not matrix_unit.serves(weight.bfloat16())
+
+
+def bytes_held(name: str, plan: Plan, inputs: list[Tensor], out: Tensor) -> int:
+    """What a call by this plan takes beside its results, oneDNN's own buffers with it."""
+
+    def run() -> Tensor:
+        if name == "grad_weight":
+            WEIGHT_ORDERS[plan.order].grad_weight(*(inputs[axis] for axis in plan.axes), out.permute(plan.axes), plan)
+        else:
+            u, v, weight, bias = inputs
+            turned = (v, u, weight.mT) if plan.axes == (0, 2, 1) else (u, v, weight)
+            CONTRACT_ORDERS[plan.order].contract(*turned, bias, out, plan)
+        return torch.empty(0)
+
+    return extra_bytes(Step(run, (), torch.empty(0), ()), torch.device("cpu"))["forward"]
+
+
+@pytest.mark.parametrize("layout", [dense, rotated, sliced], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("axes", [(0, 1, 2), (0, 2, 1)], ids=str)
+@pytest.mark.parametrize("name", ["contract", "grad_weight"])
+def test_no_plan_holds_more_than_there_is_room_for(name: str, axes, layout: Callable, unit, monkeypatch) -> None:
+    """Even where what is fixed for each weighted row is most of it. Counted in bytes, by torch's profiler."""
+    monkeypatch.undo()
+    monkeypatch.setattr(matrix_unit, "kind", lambda: unit)
+    monkeypatch.setattr(matrix_unit, "FEW", 2**20)
+    inputs, (out,) = make(name, torch.bfloat16, layout, b=3000, p=48, q=64, r=8)
+    weight = out if name == "grad_weight" else inputs[2]
+    seen = Weight(tuple(weight.shape), weight.stride(), False, True)
+    if name == "contract":
+        plans = [*unit_plans.contract_plans((3000,), seen, axes, 0), *unit_plans.project_plans(3000, seen, axes, 0)]
+    else:
+        lies = all(map(rounded.lies_right, inputs))
+        plans = [*unit_plans.weight_plans(3000, seen, axes, 0, lies)]
+        plans += unit_plans.features_first_weight_plans(3000, seen, axes, 0, lies)
+    assert plans
+    for plan in plans:
+        assert bytes_held(name, plan, inputs, out) <= 1.02 * 2 * 2**20, plan

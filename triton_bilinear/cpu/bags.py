@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .workspace import Workspace
 
-# Elements of bfloat16 that it takes for each weighted row: where that is, and its weight in float32; and where each row
-# is a bag, where that begins, and two tensors that are not filled.
-OF_TERM = 4
-OF_PRODUCT = 10
+# Elements of bfloat16 that it takes for each weighted row: where that is, its weight, dense, and that in float32; and
+# where each row is a bag, where that begins, and two tensors that are not filled.
+OF_TERM = 5
+OF_PRODUCT = 11
 
 _SUM = 0  # its mode
 
@@ -23,17 +23,17 @@ _SUM = 0  # its mode
 def products(work: Workspace, outer: Tensor, inner: Tensor, rows: int) -> Tensor:
     """outer[i, q] inner[i, r] as a matrix (rows Q, R), 0 beyond the rows of the factors. inner: of dense rows."""
     batch, q = outer.shape
-    indices = work.once(("rows", batch, q), lambda: _steps(work, batch, 1).repeat_interleave(q))
+    indices = work.latest("rows", (batch, q), lambda: _steps(work, batch, 1).repeat_interleave(q))
     # Each product is a bag of its own; behind those of the batch are empty ones.
-    offsets = work.once(("bags", batch, q, rows), lambda: _steps(work, rows * q + 1, 1).clamp_(max=batch * q))
+    offsets = work.latest("bags", (batch, q, rows), lambda: _steps(work, rows * q + 1, 1).clamp_(max=batch * q))
     return _bags(inner, indices, offsets, outer)
 
 
 def sums(work: Workspace, vectors: Tensor, matrices: Tensor) -> Tensor:
     """vectors[i] matrices[i], rounded once. Shapes: (rows, K), (rows, K, columns), contiguous; (rows, columns)."""
     rows, length = vectors.shape
-    indices = work.once(("terms", rows, length), lambda: _steps(work, rows * length, 1))
-    offsets = work.once(("sums", rows, length), lambda: _steps(work, rows + 1, length))
+    indices = work.latest("terms", (rows, length), lambda: _steps(work, rows * length, 1))
+    offsets = work.latest("sums", (rows, length), lambda: _steps(work, rows + 1, length))
     return _bags(matrices.view(rows * length, -1), indices, offsets, vectors)
 
 

@@ -28,11 +28,11 @@ def add_products(workspace: Workspace, vectors: Tensor, matrices: Tensor, target
 def rounded_products(work: Workspace, vectors: Tensor, matrices: Tensor, bias: Tensor | None = None) -> Tensor:
     """The sums vectors[i] matrices[i] + bias, rounded once. Shapes: (rows, K), (rows, K, columns), (columns,).
 
-    As sums of the rows of each matrix. Where these are not dense, or there is a bias to start from, as products by a
-    matrix unit: of a matrix of one row and each matrix; of one that is stored as its transpose and a matrix of one
-    column, unless the unit reads transposes faster.
+    As sums of the rows of each matrix. Where these are not dense, or of one column, or there is a bias to start from,
+    as products by a matrix unit: of a matrix of one row and each matrix; of one that is stored as its transpose and a
+    matrix of one column, unless the unit reads transposes faster.
     """
-    if bias is None and matrices.is_contiguous():
+    if bias is None and matrices.is_contiguous() and matrices.shape[2] > 1:
         return bags.sums(work, vectors, matrices)
     result = work.take("dots", len(vectors), matrices.shape[2])
     if bias is not None:

@@ -17,8 +17,6 @@ from .pieces import piece_lengths
 
 # Elements of a copied weight that take as long as what is fixed for each run of them, where they are few.
 SHORT_RUN = 32.0
-# Elements of the vectors in which torch multiplies them.
-VECTOR = 32
 
 # Dot products of fewer outputs take the unit longer than float32.
 FEWEST_OUTPUTS = 4
@@ -31,7 +29,7 @@ def contract_plans(axes_of_batch: tuple[int, ...], weight: Weight, axes: Sizes, 
     width, batch = unit.padded(q, r), prod(axes_of_batch)
     columns = q * width
     room = unit.room(held, columns)
-    factors = q * bags.OF_PRODUCT + (width if width > r else 0)
+    factors = q * bags.OF_PRODUCT + width
     in_place = width == r and weight.is_matrix(axes)
     for outputs in [p] if in_place else _parts(p, columns, room):
         copied = 0 if in_place else outputs * columns
@@ -85,7 +83,7 @@ def project_plans(batch: int, weight: Weight, axes: Sizes, held: int) -> Iterato
     columns = outputs * r
     pieces, parts = -(-batch // rows), -(-p * r // columns)
     cost = batch * p * r * (q + kind.short_sum) / _rate(rows, outputs * r, few=16)
-    dots = _sums(r, p) if inner else p * r * kind.dot + parts * kind.row
+    dots = _sums(r, p, parts) if inner else p * r * kind.dot + parts * kind.row
     cost += batch * dots + pieces * -(-p // outputs) * kind.call
     cost += pieces * _read(weight)
     if not in_place:
@@ -140,7 +138,7 @@ def joint_tile_plans(batch: int, weight: Weight, held: int) -> Iterator[Plan]:
 def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int, as_they_lie: bool) -> Iterator[Plan]:
     """At most one with these axes (alone, outer, inner), for the gradient of a weight; all of the batch is a piece.
 
-    as_they_lie: factors are not copied.
+    as_they_lie: factors are not copied, but for a dense `inner`.
     """
     kind = unit.kind()
     alone, outer, inner = (weight.sizes[axis] for axis in axes)
@@ -149,7 +147,7 @@ def weight_plans(batch: int, weight: Weight, axes: Sizes, held: int, as_they_lie
     dense = weight.strides[axes[2]] == 1
     in_place = dense and weight.is_matrix(axes)
     copied = alone if rows > unit.LONGEST_IN_PLACE or not in_place else 0
-    room = unit.room(held, 0, transposed=as_they_lie) - (0 if as_they_lie else rows * (alone + inner))
+    room = unit.room(held, 0, transposed=as_they_lie) - rows * (inner if as_they_lie else alone + inner)
     # Of `outer`.
     column = ceil((1 + kind.scratch_of_operand) * inner + bags.OF_PRODUCT) * rows + inner * copied
     most = min(outer, kind.piece // 2 // rows // inner, room // column)
@@ -214,6 +212,6 @@ def _products(outer: int, inner: int) -> float:
     return outer * (inner * unit.kind().product + unit.kind().product_row)
 
 
-def _sums(terms: int, columns: int) -> float:
-    """What so many weighted rows cost that are added up."""
-    return terms * (columns * unit.kind().sum + unit.kind().sum_row)
+def _sums(terms: int, columns: int, parts: int = 1) -> float:
+    """What so many weighted rows cost that are added up, in so many parts of their columns."""
+    return terms * (columns * unit.kind().sum + parts * unit.kind().sum_row)

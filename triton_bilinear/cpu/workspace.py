@@ -69,7 +69,7 @@ class Workspace:
         self.threads = 1 if self._onednn else threads_of(like.device)
         self._buffers: dict[str, Tensor] = {}
         self._shaped: dict[tuple[str | int, ...], Tensor] = {}
-        self._made: dict[tuple[str | int, ...], Tensor] = {}
+        self._latest: dict[str, tuple[tuple[int, ...], Tensor]] = {}
 
     def take(self, name: str, *shape: int) -> Tensor:
         """The buffer `name` as a contiguous tensor of this shape. Its content is whatever was last written."""
@@ -84,11 +84,12 @@ class Workspace:
         self._shaped[key] = (buffer if buffer.numel() == size else buffer[:size]).view(shape)
         return self._shaped[key]
 
-    def once(self, key: tuple[str | int, ...], make: Callable[[], Tensor]) -> Tensor:
-        """What `make` returned when this key was first asked for."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+    def latest(self, name: str, sizes: tuple[int, ...], make: Callable[[], Tensor]) -> Tensor:
+        """What `make` returns; what it last returned for this name, if that was for these sizes."""
+        if name not in self._latest or self._latest[name][0] != sizes:
+            self._latest.pop(name, None)  # before the next one is made
+            self._latest[name] = sizes, make()
+        return self._latest[name][1]
 
     def product(self, name: str, left: Tensor, right: Tensor, together: bool = False) -> Tensor:
         """left right, in the buffer `name` or in a tensor of its own. Shapes: (rows, K), (K, columns).

@@ -46,15 +46,6 @@ def _is_executed(node: Any) -> bool:
         return True
 
 
-def _no_leaf(arg: Any) -> Any:
-    """The argument, or a view of a leaf, whose node answers `_is_executed` without an exception, at 30 us each.
-
-    Not of a parameter: in training nothing is asked of it, and a view takes time too.
-    """
-    is_leaf = isinstance(arg, Tensor) and arg.requires_grad and arg.grad_fn is None
-    return arg.view_as(arg) if is_leaf and not isinstance(arg, torch.nn.Parameter) else arg
-
-
 def _differentiable(
     op: torch._ops.OpOverload,
     *,
@@ -122,9 +113,8 @@ def _attach(op: torch._ops.OpOverload, function: type[torch.autograd.Function]) 
             return op.redispatch(keys, *args)
 
     def recorded(call: Callable[..., Any], *args: Any) -> Any:
-        plain = call is kernel
-        if (torch.is_grad_enabled() and _C._any_requires_grad(*args)) or _in_forward_mode(plain):
-            return apply(call, *(map(_no_leaf, args) if plain else args))
+        if (torch.is_grad_enabled() and _C._any_requires_grad(*args)) or _in_forward_mode(plain=call is kernel):
+            return apply(call, *args)
         return call(*args)
 
     def with_autograd(keyset: _C.DispatchKeySet, *args: Any) -> Any:
