@@ -21,7 +21,7 @@ from .units import AMX, AVX512, BESIDE_AVX2, Unit
 
 # Elements of all buffers of a call: where einsum holds few, and else one part of those, or at most.
 FEW = 2**22
-ONE_PART_OF = 8.5
+ONE_PART_OF = 8.75
 MOST = 3 * 2**21
 # Of these oneDNN takes some for itself: so many for each product, so many where its left operand is stored as its
 # transpose, and more for some kinds of unit.
