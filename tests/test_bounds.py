@@ -86,9 +86,12 @@ CASES: dict[str, tuple[str, Config, tuple[int, ...], str]] = {
     "joint": ("grad_inputs", JOINT, (13, 35, 3, 67), "BLMN"),
     "joint, g held": ("grad_inputs", JOINT, (13, 27, 3, 67), "BLMN"),
     "grad_weight": ("grad_weight", WEIGHT, (19, 1, 27, 131), "BPQR"),
-    "chain": ("chain", CHAIN, (1, 1, 1, 19, 35, 59, 131), "ACDE"),
+    "pairs": ("pairwise", CHAIN, (1, 1, 131, 35, 19, 59), "ACDE"),
+    "pairs, outputs summed": ("pairwise_grad_x", CHAIN, (1, 1, 59, 35, 19, 131), "ACDE"),
+    "pairs, batch summed": ("pairwise_grad_weight", CHAIN, (1, 1, 19, 59, 131, 35), "ACDE"),
 }
-STRAIGHT = {"contract": "pqr", "contract_keep": "pqr", "grad_inputs": "lmn", "grad_weight": "pqr", "chain": "acde"}
+STRAIGHT = {"contract": "pqr", "contract_keep": "pqr", "grad_inputs": "lmn", "grad_weight": "pqr"}
+STRAIGHT |= dict.fromkeys(("pairwise", "pairwise_grad_x", "pairwise_grad_weight"), "acde")
 TURNED = {"contract": "prq", "grad_inputs": "lnm", "grad_weight": "rqp"}
 
 
@@ -177,7 +180,7 @@ def test_strides(name: str, layout: Callable[[Tensor], Tensor]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in CASES if name != "chain"])
+@pytest.mark.parametrize("name", CASES)
 def test_two_levels_of_rows(name: str) -> None:
     """Batch axes that do not merge: tiles cross a middle step."""
     problem, plan = case(name)
@@ -194,8 +197,8 @@ def test_two_levels_of_rows(name: str) -> None:
 
 
 def _apart(tensor: Tensor) -> Tensor:
-    """(3, 7, features) with seven rows to be skipped after each seven."""
-    return tensor.new_empty(6, 7, tensor.shape[1])[::2]
+    """(3, 7, features) with seven rows to be skipped after each seven; of pairs, so with matrices for features."""
+    return tensor.new_empty(6, 7, *tensor.shape[1:])[::2]
 
 
 _SLOW = ("project", "keep", "joint")

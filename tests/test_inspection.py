@@ -110,14 +110,15 @@ def test_padding_is_work(op, tile, order, splits, groups):
 
 @interpreted
 @pytest.mark.parametrize("splits", [1, 2])
-@pytest.mark.parametrize("sizes", [(2, 2, 3, 32, 32, 16, 32), (1, 2, 3, 17, 20, 5, 33)])
-def test_work_of_a_chain_is_what_an_interpreted_launch_does(splits, sizes):
-    batch, outer, K, A, E, C, D = sizes
-    p, q, r = (torch.zeros(batch, outer, K, *matrix) for matrix in ((A, E), (E, C), (C, D)))
+@pytest.mark.parametrize("summed", ["", "b", "l"])
+@pytest.mark.parametrize("sizes", [(2, 3, 32, 32, 16, 32), (3, 2, 17, 20, 5, 33)])
+def test_work_of_a_chain_is_what_an_interpreted_launch_does(splits, summed, sizes):
+    batch, outputs, A, E, C, D = sizes
+    p, q, r = (torch.zeros(batch, outputs, *matrix) for matrix in ((A, E), (E, C), (C, D)))
     estimate = step_ops(StepProblem((64, 32, 32, 32), torch.float32), A100)[0].plan.estimate
     plan = Plan(config("chain", 4, 2, A=16, C=16, D=16, E=16), tuple("acde"), splits, estimate)
-    out = torch.empty(batch, outer, A, D)
-    launches = chain_launches(p, q, r, torch.zeros(outer), out, A100, plan)
+    out = torch.empty(1 if summed == "b" else batch, 1 if summed == "l" else outputs, A, D)
+    launches = chain_launches(p, q, r, None if summed else torch.zeros(outputs), out, A100, plan)
     with counted() as counts:
         run(launches, out)
     work, count = launch_work(launches[0]), counts.launches[0]
@@ -224,14 +225,28 @@ def test_a_pairwise_step():
     x, y, weight, out = B * S * M, B * T * N, L * M * N, B * L * S * T
     assert problem.minimum_bytes("forward") == 2 * (x + y + weight + L + out)
     assert problem.minimum_bytes("grad_y") == 2 * (x + y + weight + out)
-    # (x A) y^T, and in each gradient the product with g first.
+    # (x A) y^T; in each gradient but that of y the product with g first, there x A.
     assert problem.useful_flops("forward") == 2 * B * L * (S * M * N + S * N * T)
     assert problem.useful_flops("grad_x") == 2 * B * L * (S * T * N + S * N * M)
-    assert problem.useful_flops("grad_y") == 2 * B * L * (T * S * M + T * M * N)
-    assert problem.useful_flops("grad_weight") == 2 * B * L * (M * S * T + M * T * N)
+    assert problem.useful_flops("grad_y") == 2 * B * L * (S * M * N + S * N * T)
+    assert problem.useful_flops("grad_weight") == 2 * B * L * (S * T * N + M * S * N)
     assert problem.least_flops() == sum(problem.useful_flops(op.name) for op in ops)
     for op in ops[:4]:
         assert launch_work(op.launches[0]).mma_flops >= problem.useful_flops(op.name)
+
+
+@pytest.mark.parametrize("gpu", ["NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3", "AMD Instinct MI300X"])
+def test_no_product_of_a_pairwise_step_is_made_anew_for_two_hundred_rows(gpu):
+    """Pairs start where the second product has no more columns than a tile; of a weight's gradient no order does."""
+    shape = (12, 256, 256, 10, 512, 512)
+    problem = PairwiseProblem(shape, torch.bfloat16)
+    extra = {
+        op.name: launch_work(op.launches[0]).mma_flops / problem.useful_flops(op.name)
+        for op in step_ops(problem, find_device(gpu))
+        if op.launches
+    }
+    assert [extra[name] for name in ("forward", "grad_x", "grad_y")] == [1, 1, 1]
+    assert extra["grad_weight"] <= 4 / 3
 
 
 @pytest.mark.parametrize("text", ["1,2,3", "1,2,3,0", "a,b,c,d", "", "1,2,3,4,5"])

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -24,11 +26,13 @@ from triton_bilinear.gpu.device import device_of
 from triton_bilinear.gpu.grad_inputs import grad_inputs_launches
 from triton_bilinear.gpu.grad_weight import grad_weight_launches
 from triton_bilinear.gpu.launch import Launch, run
+from triton_bilinear.gpu.pairwise import pairwise_grad_weight_operands, pairwise_grad_x_operands, pairwise_operands
 from triton_bilinear.gpu.rows import batch_rows, walkable
 from triton_bilinear.planning import Plan
 from triton_bilinear.planning.config import config
 from triton_bilinear.tuning.devices import find_device
 
+H100 = find_device("NVIDIA H100 80GB HBM3")
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 DTYPES = [torch.float64, torch.float32, torch.float16] + [torch.bfloat16] * GPU
@@ -50,6 +54,14 @@ class Primitive:
     has_bias: bool = False
 
 
+def of_pairs(operands: Callable[..., tuple]) -> Callable[..., list[Launch]]:
+    def launches(*arguments: object) -> list[Launch]:
+        *tensors, device, plan = arguments
+        return chain_launches(*operands(*tensors), device, plan)
+
+    return launches
+
+
 PRIMITIVES = {
     "contract": Primitive(gpu.contract, contract_launches, ("bq", "br", "pqr"), (("bp", (0, 1, 2)),), True),
     "contract_keep": Primitive(
@@ -59,10 +71,20 @@ PRIMITIVES = {
         gpu.grad_inputs, grad_inputs_launches, ("bl", "bm", "bn", "lmn"), (("bm", (0, 2, 3)), ("bn", (0, 1, 3)))
     ),
     "grad_weight": Primitive(gpu.grad_weight, grad_weight_launches, ("bl", "bm", "bn"), (("lmn", (0, 1, 2)),)),
-    "chain": Primitive(gpu.chain, chain_launches, ("bokae", "bokec", "bokcd"), (("boad", (0, 1, 2)),), True),
+    "pairwise": Primitive(
+        gpu.pairwise, of_pairs(pairwise_operands), ("bsm", "btn", "lmn"), (("blst", (0, 1, 2)),), True
+    ),
+    "pairwise_grad_x": Primitive(
+        gpu.pairwise_grad_x, of_pairs(pairwise_grad_x_operands), ("blst", "btn", "lmn"), (("bsm", (0, 1, 2)),)
+    ),
+    "pairwise_grad_weight": Primitive(
+        gpu.pairwise_grad_weight, of_pairs(pairwise_grad_weight_operands), ("blst", "bsm", "btn"), (("lmn", (0, 1, 2)),)
+    ),
 }
-# The batch, then the axes of the weight.
-AXES = {"contract": "bpqr", "contract_keep": "bpqr", "grad_inputs": "blmn", "grad_weight": "blmn", "chain": "bokacde"}
+PAIRS = ("pairwise", "pairwise_grad_x", "pairwise_grad_weight")
+# The batch, then the axes of the weight; of pairs the rows of x and y last.
+AXES = {"contract": "bpqr", "contract_keep": "bpqr", "grad_inputs": "blmn", "grad_weight": "blmn"}
+AXES |= dict.fromkeys(PAIRS, "blmnst")
 
 
 @dataclass
@@ -112,7 +134,7 @@ def nan(*shape: int, dtype: torch.dtype) -> Tensor:
 
 
 def with_bias(result: Tensor, bias: Tensor | None) -> Tensor:
-    """The bias belongs to a result's second axis, which is the features' or, for chain, the outputs'."""
+    """The bias belongs to a result's second axis, which is the features' or, of pairs, the outputs'."""
     return result if bias is None else result + bias.reshape(-1, *(1,) * (result.dim() - 2)).to(result)
 
 
@@ -140,7 +162,7 @@ def assert_as_good_as_einsum(actual: Tensor, equation: str, operands: list[Tenso
 
 # (batch, then the weight's axes): primes, 1, small M, padding in every axis.
 SIZES = [(37, 19, 23, 29), (1, 33, 17, 40), (13, 1, 70, 31), (29, 40, 8, 67), (3, 2, 1, 5), (130, 16, 32, 16)]
-CHAIN_SIZES = [(2, 3, 1, 37, 19, 23, 29), (1, 2, 5, 17, 33, 8, 1), (3, 1, 2, 1, 7, 66, 13)]
+PAIR_SIZES = [(2, 3, 29, 19, 37, 23), (5, 2, 8, 33, 17, 1), (1, 3, 66, 7, 1, 13), (3, 1, 1, 20, 18, 40)]
 
 
 def sizes_of(name: str, sizes: tuple[int, ...]) -> dict[str, int]:
@@ -151,7 +173,7 @@ def sizes_of(name: str, sizes: tuple[int, ...]) -> dict[str, int]:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize("name", [name for name in PRIMITIVES if name != "chain"])
+@pytest.mark.parametrize("name", [name for name in PRIMITIVES if name not in PAIRS])
 def test_sizes(name, sizes, dtype):
     problem = make(name, sizes_of(name, sizes), dtype)
     problem.run()
@@ -159,9 +181,10 @@ def test_sizes(name, sizes, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("sizes", CHAIN_SIZES, ids=str)
-def test_sizes_of_chain(sizes, dtype):
-    problem = make("chain", sizes_of("chain", sizes), dtype)
+@pytest.mark.parametrize("sizes", PAIR_SIZES, ids=str)
+@pytest.mark.parametrize("name", PAIRS)
+def test_sizes_of_pairs(name, sizes, dtype):
+    problem = make(name, sizes_of(name, sizes), dtype)
     problem.run()
     problem.check()
 
@@ -176,8 +199,8 @@ def test_size_zero(name, axis, bias):
 
 
 def test_without_a_bias():
-    for name in ("contract", "contract_keep"):
-        problem = make(name, sizes_of(name, (21, 5, 6, 7)), bias=False)
+    for name, rest in (("contract", ()), ("contract_keep", ()), ("pairwise", (8, 9))):
+        problem = make(name, sizes_of(name, (21, 5, 6, 7, *rest)), bias=False)
         problem.run()
         problem.check()
 
@@ -185,7 +208,7 @@ def test_without_a_bias():
 # Strides --------------------------------------------------------------------------------------------------------------
 
 SMALL = (21, 5, 6, 20)
-CHAIN_SMALL = (2, 1, 2, 17, 18, 19, 20)
+PAIRS_SMALL = (2, 3, 19, 20, 17, 21)
 
 
 def last_first(tensor: Tensor) -> Tensor:
@@ -220,7 +243,7 @@ OPERANDS = [(name, index) for name, primitive in PRIMITIVES.items() for index in
 
 
 def small(name: str, dtype: torch.dtype = torch.float32, sizes: tuple[int, ...] = SMALL) -> Problem:
-    return make(name, sizes_of(name, CHAIN_SMALL if name == "chain" else sizes), dtype)
+    return make(name, sizes_of(name, PAIRS_SMALL if name in PAIRS else sizes), dtype)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
@@ -251,7 +274,7 @@ def test_every_tensor_in_the_same_layout(name, layout):
 
 
 @pytest.mark.parametrize("layout", [sliced, expanded])
-@pytest.mark.parametrize("name", ["contract", "contract_keep", "chain"])
+@pytest.mark.parametrize("name", ["contract", "contract_keep", "pairwise"])
 def test_layout_of_the_bias(name, layout):
     problem = small(name)
     problem.bias = layout(problem.bias)
@@ -351,6 +374,73 @@ def test_batches_that_take_four_strides():
     check_expanded((2, 1, 3, 1), (1, 2, 1, 4), copied=True)
 
 
+def check_pairs(x: Tensor, y: Tensor, g: Tensor, weight: Tensor) -> None:
+    """All primitives of pairs, with results as the public functions allocate them."""
+    out, dx, dweight = (nan(*like.shape, dtype=like.dtype) for like in (g, x, weight))
+    one = [t.reshape(-1, *t.shape[t.dim() - axes :]) for t, axes in ((x, 2), (y, 2), (g, 3), (out, 3), (dx, 2))]
+    gpu.pairwise(x, y, weight, None, out)
+    assert_as_good_as_einsum(one[3], "bsm,btn,lmn->blst", [one[0], one[1], weight])
+    gpu.pairwise_grad_x(g, y, weight, dx)
+    assert_as_good_as_einsum(one[4], "blst,btn,lmn->bsm", [one[2], one[1], weight])
+    gpu.pairwise_grad_weight(g, x, y, dweight)
+    assert_as_good_as_einsum(dweight, "blst,bsm,btn->lmn", [one[2], one[0], one[1]])
+
+
+def operands_of_pairs(x: Tensor, y: Tensor, g: Tensor, weight: Tensor) -> list[tuple[Tensor, ...]]:
+    """What the kernel is given of these in each primitive: (served, given) tensors of samples."""
+    forward = pairwise_operands(x, y, weight, None, torch.empty_like(g, memory_format=torch.contiguous_format))
+    grad_x = pairwise_grad_x_operands(g, y, weight, torch.empty(x.shape, device=DEVICE))
+    grad_weight = pairwise_grad_weight_operands(g, x, y, torch.empty_like(weight))
+    return [
+        *((forward[0], x), (forward[2], y), (grad_x[0], g), (grad_x[1], y)),
+        *((grad_weight[0], x), (grad_weight[1], g), (grad_weight[2], y)),
+    ]
+
+
+@pytest.mark.parametrize(("batch", "order"), BATCHES.values(), ids=BATCHES)
+def test_batches_of_pairs(batch, order):
+    """x and g lie in the batch's order, y in row-major order; no matrix is copied."""
+    L, M, N, S, T = 2, 7, 4, 5, 6
+    x, g = (stored(batch, prod(sizes), order).unflatten(-1, sizes) for sizes in ((S, M), (L, S, T)))
+    y, weight = torch.randn(*batch, T, N, device=DEVICE), torch.randn(L, M, N, device=DEVICE)
+    check_pairs(x, y, g, weight)
+    assert all(served.data_ptr() == given.data_ptr() for served, given in operands_of_pairs(x, y, g, weight))
+
+
+def test_batches_of_pairs_that_take_four_strides():
+    """Those of y, which is copied, once for all outputs; of x three do."""
+    batch = (2, 2, 3, 2)
+    x, y = torch.randn(2, 1, 3, 2, 5, 7, device=DEVICE), torch.randn(1, 2, 1, 2, 6, 4, device=DEVICE)
+    x, y = x.expand(*batch, 5, 7), y.expand(*batch, 6, 4)
+    g, weight = torch.randn(*batch, 3, 5, 6, device=DEVICE), torch.randn(3, 7, 4, device=DEVICE)
+    check_pairs(x, y, g, weight)
+    served = pairwise_operands(x, y, weight, None, g)
+    assert served[0].data_ptr() == x.data_ptr()
+    assert served[2].untyped_storage().nbytes() == 4 * y.numel()
+
+
+@pytest.mark.parametrize(("order", "splits"), [("acde", 1), ("acde", 3), ("deac", 3)])
+@pytest.mark.parametrize("name", PAIRS)
+def test_split_pairs_of_three_strides(name, order, splits):
+    """Partial sums lie densely, whatever the operands' strides."""
+    problem = make(name, sizes_of(name, (12, *PAIRS_SMALL[1:])))
+    primitive, out = problem.primitive, problem.outputs[0]
+    inputs = [
+        three_strides(operand) if axes[0] == "b" else operand
+        for operand, axes in zip(problem.operands, primitive.operands, strict=True)
+    ]
+    bias = [problem.bias] if primitive.has_bias else []
+    result = out.unflatten(0, (2, 3, 2)) if primitive.results[0][0][0] == "b" else out
+    plan = Plan(_CHAIN, tuple(order), splits, None)
+    run(primitive.launches(*inputs, *bias, result, device_of(out), plan), out)
+    problem.check()
+
+
+def three_strides(tensor: Tensor) -> Tensor:
+    """(12, ...) as (2, 3, 2, ...), with these axes stored in reverse."""
+    return tensor.unflatten(0, (2, 3, 2)).transpose(0, 2).contiguous().transpose(0, 2)
+
+
 @pytest.mark.parametrize(("batch", "order"), BATCHES.values(), ids=BATCHES)
 def test_kept_projection_of_batches(batch, order):
     x, y = stored(batch, 6, order), torch.randn(*batch, 7, device=DEVICE)
@@ -409,7 +499,7 @@ PLANS = [
     *plans("grad_inputs", [_JOINT_HELD, _JOINT], ["lmn", "lnm"], (1, 3), (1, 2)),
     *plans("grad_weight", [_WEIGHT], ["pqr", "prq", "qpr", "qrp", "rpq", "rqp"], (1, 2)),
     *plans("grad_weight", [_WEIGHT_PRODUCT], ["pqr", "rpq"], (1, 2)),
-    *plans("chain", [_CHAIN], ["acde"], (1, 3)),
+    *(plan for name in PAIRS for plan in plans(name, [_CHAIN], ["acde", "deac"], (1, 3))),
 ]
 
 
@@ -445,7 +535,7 @@ def test_plan_of_rows_too_narrow_for_asynchronous_copies(name, plan):
 def test_split_plan_with_strided_results(name):
     """The second pass writes where the strides say, and adds the bias once."""
     tile = {"contract": _KHATRI_RAO, "contract_keep": _PROJECT, "grad_inputs": _JOINT, "grad_weight": _WEIGHT}.get(name)
-    order = {"chain": "acde", "grad_inputs": "lnm", "grad_weight": "qrp"}.get(name, "pqr")
+    order = {"grad_inputs": "lnm", "grad_weight": "qrp", **dict.fromkeys(PAIRS, "acde")}.get(name, "pqr")
     problem = small(name, sizes=TWO_TILES)
     problem.outputs[0] = sliced(problem.outputs[0])
     problem.run_plan(Plan(tile or _CHAIN, tuple(order), 2, None, 2 if name == "grad_inputs" else 1))
@@ -460,6 +550,63 @@ def test_joint_plans_in_two_levels_of_rows(plan):
     run(grad_inputs_launches(g, x, y, weight, dx, dy, device_of(g), plan), g)
     assert_as_good_as_einsum(flat(dx), "bl,bn,lmn->bm", [flat(g), flat(y), weight])
     assert_as_good_as_einsum(flat(dy), "bl,bm,lmn->bn", [flat(g), flat(x), weight])
+
+
+ORDERS = {"contract": ["pqr", "prq"], "contract_keep": ["pqr"], "grad_inputs": ["lmn", "lnm"]}
+ORDERS |= {"grad_weight": ["pqr", "rqp", "qpr"], **{name: ["acde", "deac"] for name in PAIRS}}
+TILES = {"contract": _PROJECT, "contract_keep": _PROJECT, "grad_inputs": _JOINT, "grad_weight": _WEIGHT}
+OPERANDS_OF_VECTORS = {"o": "OUT", "dx": "DX", "dy": "DY"}
+
+
+def apart(tensor: Tensor) -> Tensor:
+    """(24, ...) as (4, 6, ...), six in eight of whose rows are there."""
+    return tensor.new_empty(4, 8, *tensor.shape[1:])[:, :6]
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("rows", ["flat", "two levels"])
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_the_compiler_is_told_no_divisor_that_is_none(name, rows, splits):
+    """Each stride of an axis of several is a multiple of its operand's VEC_: `aligned` rounds others down.
+
+    So is each size of its own. Strides of 1 are constants. The interpreter would not notice: there VEC_ is 1.
+    """
+    batch = 24 if rows == "two levels" else 6
+    for sizes in product((1, 6, 8), repeat=len(AXES[name]) - 1):
+        problem = make(name, sizes_of(name, (batch, *sizes)), torch.float16)
+        primitive = problem.primitive
+        inputs = list(problem.operands)
+        outputs: list[Tensor | None] = list(problem.outputs)
+        if rows == "two levels":
+            inputs = [apart(t) if axes[0] == "b" else t for t, axes in zip(inputs, primitive.operands, strict=True)]
+            outputs = [
+                t.unflatten(0, (4, 6)) if axes[0] == "b" else t
+                for t, (axes, _) in zip(problem.outputs, primitive.results, strict=True)
+            ]
+        bias = [problem.bias] if primitive.has_bias else []
+        missing = [None] if name == "contract" else []
+        for order in ORDERS[name]:
+            groups = splits if name == "grad_inputs" else 1
+            plan = Plan(TILES.get(name, _CHAIN), tuple(order), splits, None, groups)
+            launch, *_ = primitive.launches(*inputs, *bias, *outputs, *missing, H100, plan)
+            check_divisors(launch.arguments, splits)
+
+
+def check_divisors(arguments: dict[str, object], splits: int) -> None:
+    divisors = {name.removeprefix("VEC_"): value for name, value in arguments.items() if name.startswith("VEC_")}
+    middle, inner = arguments["B_MIDDLE"], arguments["B_INNER"]
+    levels = {"b": arguments["B"] // (middle * inner), "j": middle, "i": inner, "s": splits}
+    strides = {name: value for name, value in arguments.items() if name.startswith("stride_") and name != "stride_bias"}
+    operands = set()
+    for name, value in strides.items():
+        *letters, axis = name.removeprefix("stride_")
+        operand = OPERANDS_OF_VECTORS.get("".join(letters), "".join(letters).upper())
+        operands.add(operand)
+        several = levels.get(axis) or arguments[axis.upper()]
+        if operand in divisors and several > 1 and value != 1:
+            assert value % divisors[operand] == 0, (name, value, divisors[operand])
+    for size in (divisors.keys() & arguments.keys()) - operands:
+        assert arguments[size] % divisors[size] == 0, size
 
 
 # Offsets --------------------------------------------------------------------------------------------------------------
@@ -501,7 +648,13 @@ FAR = [
     *(("contract_keep", role, axis) for role, axis in [(1, 1), (2, 2), (-2, 0)]),
     *(("grad_inputs", role, axis) for role, axis in [(0, 1), (1, 1), (2, 1), (3, 0), (3, 1), (3, 2), (-1, 1)]),
     *(("grad_weight", role, axis) for role, axis in [(0, 1), (1, 1), (2, 0), (2, 1), (-1, 0), (-1, 1), (-1, 2)]),
-    *(("chain", role, axis) for role, axis in [(0, 3), (0, 4), (1, 2), (1, 4), (2, 3), (2, 4), (-1, 2), (-1, 3)]),
+    *(("pairwise", role, axis) for role, axis in [(0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]),
+    *(("pairwise", -1, axis) for axis in range(4)),
+    *(("pairwise_grad_x", role, axis) for role, axis in [(0, 1), (0, 2), (0, 3), (1, 2), (2, 0), (-1, 0), (-1, 1)]),
+    *(
+        ("pairwise_grad_weight", role, axis)
+        for role, axis in [(0, 0), (0, 1), (0, 3), (1, 0), (2, 2), (-1, 0), (-1, 2)]
+    ),
 ]
 
 
@@ -515,9 +668,6 @@ def test_offsets_beyond_32_bits(name, role, axis, tmp_path):
         tensors[index] = far_apart(tensors[index], axis, storage)
         problem.run()
         problem.check()
-
-
-H100 = find_device("NVIDIA H100 80GB HBM3")
 
 
 def meta(*shape: int) -> Tensor:

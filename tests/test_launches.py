@@ -129,11 +129,13 @@ def test_a_form_and_pairs(device: str, dtype: torch.dtype) -> None:
     assert (grad_x.kernel[:9], grad_x.arguments["P"]) == ("contract_", 40)
     assert grad_weight.kernel == "grad_weight_kernel"
     assert pairs.kernel == "chain_kernel"
-    assert [pairs.arguments[axis] for axis in ("OUTER", "K", "A", "C", "D", "E")] == [2, 1, 100, 72, 100, 40]
-    assert strides(pairs, "pb", "po", "pa", "pe") == (4000, 0, 40, 1)
-    assert strides(pairs, "rb", "ro", "rc", "rd") == (7200, 0, 1, 72)
+    assert [pairs.arguments[axis] for axis in ("B", "L", "A", "C", "D", "E")] == [3, 2, 100, 40, 100, 72]
+    # From y: x has fewer features for the products of pairs.
+    assert strides(pairs, "pi", "pl", "pa", "pe") == (7200, 0, 72, 1)
+    assert strides(pairs, "ri", "rl", "rc", "rd") == (4000, 0, 1, 40)
     assert pairs.arguments["HAS_BIAS"] is True
     assert [launch.kernel for launch in of_pairs] == ["chain_kernel"] * 3
+    assert [launch.arguments["SUMMED"] for launch in (pairs, *of_pairs)] == ["", "l", "l", "b"]
 
 
 def test_the_device_is_that_of_the_active_driver() -> None:

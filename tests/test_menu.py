@@ -99,6 +99,21 @@ class Layout:
             stored = torch.empty_strided(stored.shape, strides, dtype=dtype, device="meta")
         return stored.permute([self.weight.index(axis) for axis in "lmn"])
 
+    def matrices(self, dtype: torch.dtype) -> Tensor:
+        """Square ones of three outputs, of batches like those of `rows`."""
+        each = (3, self.size, self.size)
+        match self.levels:
+            case _ if self.spread:
+                strides = (0, 0, BEYOND_32_BITS // (self.size - 1) // 16 * 16, 1)
+                stored = torch.empty_strided((2, *each), strides, dtype=dtype, device="meta")
+            case 1:
+                stored = empty((2, *each), dtype)
+            case 2:
+                stored = empty((2, 4, *each), dtype)[:, :2]
+            case _:
+                stored = empty((2, 4, 4, *each), dtype)[:, :3, :2]
+        return stored if self.weight == "lmn" else stored.mT
+
 
 def empty(shape: tuple[int, ...] | list[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
@@ -146,14 +161,18 @@ def weight_gradient(
     return grad_weight_launches(x, x, x, layout.cube({"l": n, "m": n, "n": n}, dtype), device, plan)
 
 
-def pairwise(layout: Layout, dtype: torch.dtype, device: DeviceSpec, plan: Plan | None) -> list[gpu_launch.Launch]:
-    n = layout.size
-    matrices = empty((2, 3, 2, n, n), dtype)
-    if layout.spread:
-        strides = (0, 0, 0, BEYOND_32_BITS // (n - 1) // 16 * 16, 1)
-        matrices = torch.empty_strided(matrices.shape, strides, dtype=dtype, device="meta")
-    matrices = matrices if layout.weight == "lmn" else matrices.mT
-    return chain_launches(matrices, matrices, matrices, None, empty((2, 3, n, n), dtype), device, plan)
+def pairs(summed: str) -> Build:
+    """All pairs: the form, and its gradients, which are summed over the outputs ("l") or the batch ("b")."""
+
+    def build(layout: Layout, dtype: torch.dtype, device: DeviceSpec, plan: Plan | None) -> list[gpu_launch.Launch]:
+        matrices = layout.matrices(dtype)
+        *batch, outputs, rows, columns = matrices.shape
+        lead = [1] * len(batch) if summed == "b" else batch
+        out = empty((*lead, 1 if summed == "l" else outputs, rows, columns), dtype)
+        out = out if layout.weight == "lmn" else out.mT  # as where a plan turns all matrices
+        return chain_launches(matrices, matrices, matrices, None, out, device, plan)
+
+    return build
 
 
 Build = Callable[[Layout, torch.dtype, DeviceSpec, Plan | None], list[gpu_launch.Launch]]
@@ -163,7 +182,9 @@ OPS: dict[str, tuple[Build, str, Callable[..., Iterator[Plan]]]] = {
     "keep": (keep, "contract.plan_contract", contract._candidates),
     "grad_inputs": (joint, "grad_inputs.plan_grad_inputs", grad_inputs._candidates),
     "grad_weight": (weight_gradient, "grad_weight.plan_grad_weight", grad_weight._candidates),
-    "pairwise": (pairwise, "chain.plan_chain", chain._candidates),
+    "pairwise": (pairs(""), "chain.plan_chain", chain._candidates),
+    "pairs_grad_x": (pairs("l"), "chain.plan_chain", chain._candidates),
+    "pairs_grad_weight": (pairs("b"), "chain.plan_chain", chain._candidates),
 }
 
 

@@ -111,11 +111,12 @@ def bilinear_form(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
 def pairwise_bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`Z[..., l, s, t] = x[..., s, :]^T weight[l] y[..., t, :] + bias[l]`, every pair of rows (item 6).
 
-    Computed as two products, `(x weight[l]) y^T`; the product of every pair of rows is never formed.
+    Computed as two products, the one with the weight from whichever side takes less work; the product of every pair of
+    rows is never formed.
 
     Args:
-        x: (*, S, M): any number of batch axes, none included; copied where no one stride walks them.
-        y: (*, T, N), the batch axes of x; likewise.
+        x: (*, S, M): any number of batch axes, none included.
+        y: (*, T, N), the batch axes of x.
         weight: (L, M, N), or (M, N) for a single form.
         bias: (L,), or () or (1,) for a single form, or None.
 

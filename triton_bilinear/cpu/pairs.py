@@ -1,7 +1,8 @@
 """All pairs of rows of x and of y, and the gradients: a product with the weight, and a small one for each sample.
 
 Between the two lies z[b, s, l, n], either x times the weight or g times y. It is made in pieces: of rows (b, s), and of
-columns (l, n). Names of sizes: x (B, S, M), y (B, T, N), weight (L, M, N), g (B, L, S, T).
+columns (l, n). Names of sizes: x (B, S, M), y (B, T, N), weight (L, M, N), g (B, L, S, T), where B is any number of
+batch axes, copied where no one stride walks them.
 
 Each may start from the other side, where that takes less work: `x^T A y = y^T A^T x`.
 """
@@ -18,7 +19,7 @@ from .budget import ROWS, piece_elements
 from .columns import OutputsOuter, copied_elements, layout_of, matrices, target_matrices
 from .costs import pair_work
 from .huge_pages import advise
-from .pieces import pair_pieces, spans
+from .pieces import batched, pair_pieces, spans
 from .workspace import ACCUMULATE, Workspace
 
 
@@ -28,6 +29,7 @@ def pairwise(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
     if not weight.numel() or not out.numel():
         out.zero_() if bias is None else out.copy_(bias[:, None, None].expand_as(out))
         return
+    x, y, out = batched(x, 2), batched(y, 2), out.view(-1, *out.shape[-3:])
     if _work(y, x) < _work(x, y):
         x, y, weight, out = y, x, weight.mT, out.mT
     if plan := pair_plans.plan_pairwise(x, y, weight):
@@ -49,6 +51,7 @@ def pairwise_grad_x(g: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> None:
     if not g.numel() or not weight.numel():
         out.zero_()
         return
+    g, y, out = batched(g, 3), batched(y, 2), out.view(-1, *out.shape[-2:])
     if plan := pair_plans.plan_grad_x(g, y, weight):
         rounded_pairs.pairwise_grad_x(g, y, weight, out, plan)
         return
@@ -95,6 +98,7 @@ def pairwise_grad_weight(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
     if not g.numel() or not out.numel():
         out.zero_()
         return
+    g, x, y = batched(g, 3), batched(x, 2), batched(y, 2)
     if _work(y, x) < _work(x, y):
         g, x, y, out = g.mT, y, x, out.mT
     if plan := pair_plans.plan_grad_weight(g, x, y, out):

@@ -106,3 +106,11 @@ def flatten_batch(*tensors: Tensor) -> list[Tensor]:
         t.as_strided((*sizes, t.shape[-1]), (*(steps[i] for _, steps in merged), t.stride(-1)))
         for i, t in enumerate(tensors)
     ]
+
+
+def batched(tensor: Tensor, axes: int) -> Tensor:
+    """One batch axis in front of the last `axes` axes, whatever the number there was; a view wherever one can be."""
+    if tensor.dim() == axes + 1:
+        return tensor
+    lead = tensor.dim() - axes
+    return tensor.reshape(prod(tensor.shape[:lead]), *tensor.shape[lead:])

@@ -4,13 +4,14 @@
     contract_keep(u, v, weight, bias, out, kept)  the same, and kept[..., p, r] = sum_q u[..., q] weight[p, q, r]
     grad_inputs(g, x, y, weight, out_x, out_y)    both input gradients of the layer
     grad_weight(g, x, y, out)                     out[l, m, n] = sum over the batch of g[..., l] x[..., m] y[..., n]
-    pairwise(x, y, weight, bias, out)             out[b, l, s, t] = x[b, s] weight[l] y[b, t] + bias[l]
-    pairwise_grad_x(g, y, weight, out)            out[b, s] = sum over l and t of g[b, l, s, t] weight[l] y[b, t]
-    pairwise_grad_weight(g, x, y, out)            out[l] = sum over b, s and t of g[b, l, s, t] x[b, s] y[b, t]^T
-    chain(p, q, r, bias, out)                     out[b, o] = sum_k p[b, o, k] q[b, o, k] r[b, o, k] + bias[o]
+    pairwise(x, y, weight, bias, out)             out[..., l, s, t] = x[..., s] weight[l] y[..., t] + bias[l]
+    pairwise_grad_x(g, y, weight, out)            out[..., s] = sum over l and t of g[..., l, s, t] weight[l] y[..., t]
+    pairwise_grad_weight(g, x, y, out)            out[l] = sum over all else of g[..., l, s, t] x[..., s] y[..., t]^T
+    chain(p, q, r, bias, out)                     out[..., l] = p[..., l] q[..., l] r[..., l] + bias[l], or a sum of
+                                                  these products over l or the batch
 
-Tensors have any strides, features on their last axis; outputs are written completely. Kernels run on whatever driver
-Triton has active.
+Inputs have any strides, features on their last axis. Outputs are written completely; three strides have to do for their
+rows, as they do for whatever is allocated dense. Kernels run on whatever driver Triton has active.
 """
 
 from .chain import chain

@@ -85,13 +85,12 @@ def contract_launches(
         }
         return [_first_pass(u, v, weight, kept, rows, plan, problem, device, out_arguments)]
     partial = workspace(out, plan.splits, rows.count, P)
+    levels = rows.levels_of(partial)
     partial_arguments = {
         "bias_ptr": partial,
-        "out_ptr": partial,
+        "out_ptr": levels,
         "stride_bias": 0,
-        "stride_os": rows.count * P,
-        **row_strides("o", rows.dense(P)),
-        "stride_op": 1,
+        **stride_arguments("o", levels, "sbjip"),
         "HAS_BIAS": False,
     }
     return [

@@ -133,4 +133,6 @@ def _target(
     if direct:
         return out, rows.strides[index], []
     partial = workspace(out, splits, rows.count, out.shape[-1])
-    return partial, rows.dense(out.shape[-1]), [reduce_rows(partial, None, out, device)]
+    levels = rows.levels_of(partial)
+    outer, middle, inner = levels.stride()[1:4]
+    return levels, (outer, middle, inner), [reduce_rows(partial, None, out, device)]

@@ -48,11 +48,12 @@ def grad_weight_launches(
     row_tiles = -(-rows.count // config["B"])
     rows_per_split = -(-row_tiles // plan.splits) * config["B"]
     partial = None if plan.splits == 1 else workspace(out, plan.splits, P * Q, R)
+    parts = None if partial is None else partial.unflatten(1, (P, Q))
     arguments = {
         "a_ptr": a,
         "b_ptr": b,
         "c_ptr": c,
-        "out_ptr": out if partial is None else partial,
+        "out_ptr": out if parts is None else parts,
         **sizes,
         **rows.arguments(config["B"]),
         **row_strides("a", strides_a),
@@ -61,11 +62,11 @@ def grad_weight_launches(
         **stride_arguments("a", a, "p"),
         **stride_arguments("b", b, "q"),
         **stride_arguments("c", c, "r"),
-        "stride_os": 0 if partial is None else P * Q * R,
-        **stride_arguments("o", target if partial is None else partial.unflatten(1, (P, Q)), "pqr"),
+        "stride_os": 0 if parts is None else parts.stride(0),
+        **stride_arguments("o", target if parts is None else parts, "pqr"),
         "rows_per_split": rows_per_split,
         **vectors(
-            {"A": a, "B": b, "C": c, "OUT": out if partial is None else partial},
+            {"A": a, "B": b, "C": c, "OUT": out if parts is None else parts},
             {**sizes, "RUN": rows.run},
         ),
         **evens(sizes, config),

@@ -153,6 +153,12 @@ def vector_bytes(tensor: Tensor) -> int:
     return tensor.element_size() if name == "s" else width
 
 
+def matrix_vector_bytes(tensor: Tensor) -> int:
+    """The same of a tile of the last two axes."""
+    name, width = unit_axis(tensor, "s" * (tensor.dim() - 2) + "ij")
+    return tensor.element_size() if name == "s" else width
+
+
 def distinct_elements(tensor: Tensor) -> int:
     """How many elements the tensor has, expanded axes counted once."""
     return prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)

@@ -41,13 +41,11 @@ class Rows:
 
     def arguments(self, block: int) -> dict[str, Any]:
         """The kernels' arguments for all rows, in tiles of `block`."""
-        return {
-            "B": self.count,
-            "B_MIDDLE": self.middle,
-            "B_INNER": self.inner,
-            "EVEN_B": self.count % block == 0,
-            "ROWS": self.kind(block),
-        }
+        return {**self.extents(), "EVEN_B": self.count % block == 0, "ROWS": self.kind(block)}
+
+    def extents(self) -> dict[str, int]:
+        """The kernels' arguments that count rows."""
+        return {"B": self.count, "B_MIDDLE": self.middle, "B_INNER": self.inner}
 
     def kind(self, block: int) -> str:
         """How tiles of `block` rows meet steps: the kernels' ROWS (see kernels.helpers.tile_rows)."""
@@ -68,9 +66,9 @@ class Rows:
         # Beyond an outer step the middle ones begin anew.
         return (steps // self.middle + 1) * outer + self.middle * middle + self.inner * inner
 
-    def dense(self, columns: int) -> RowStrides:
-        """The strides of a dense tensor (count, columns)."""
-        return self.middle * self.inner * columns, self.inner * columns, columns
+    def levels_of(self, workspace: Tensor) -> Tensor:
+        """A dense (splits, count, columns) with its rows' three levels as axes: these have the strides of a walk."""
+        return workspace.unflatten(1, (self.count // (self.middle * self.inner), self.middle, self.inner))
 
 
 def row_strides(name: str, strides: RowStrides) -> dict[str, int]:
@@ -78,9 +76,13 @@ def row_strides(name: str, strides: RowStrides) -> dict[str, int]:
     return dict(zip((f"stride_{name}b", f"stride_{name}j", f"stride_{name}i"), strides, strict=True))
 
 
-def batch_rows(tensors: Sequence[Tensor]) -> Rows:
-    """The rows of tensors (*batch, features), which three levels must do for (see `walkable`)."""
-    merged = _levels(tensors)
+def batch_rows(tensors: Sequence[Tensor], axes: int = 1) -> Rows:
+    """The rows of tensors (*batch, features), which three levels must do for (see `walkable`).
+
+    axes: of each tensor behind those of the batch, where it is not features that a row has but matrices (`run` means
+    nothing there).
+    """
+    merged = _levels(tensors, axes)
     none = (1, [0] * len(tensors))
     outer, middle, inner = [none] * (_LEVELS - len(merged)) + merged
     strides = tuple(zip(outer[1], middle[1], inner[1], strict=True))
@@ -88,22 +90,22 @@ def batch_rows(tensors: Sequence[Tensor]) -> Rows:
     return Rows(outer[0] * middle[0] * inner[0], middle[0], inner[0], strides, inner[0] if side_by_side else 1)
 
 
-def walkable(inputs: Sequence[Tensor], outputs: Sequence[Tensor] = ()) -> list[Tensor]:
-    """The inputs as they are, but where the batch axes of all tensors (*batch, features) need four levels or more.
+def walkable(inputs: Sequence[Tensor], outputs: Sequence[Tensor] = (), axes: int = 1) -> list[Tensor]:
+    """The inputs as they are, but where the batch axes of all tensors (see `batch_rows`) need four levels or more.
 
     As do four of them, say, none of which merge because x and y are expanded along every other one. Then those that
     come cheapest are copies.
     """
-    if inputs[0].dim() <= _LEVELS + 1 or len(_levels([*inputs, *outputs])) <= _LEVELS:
+    if inputs[0].dim() <= _LEVELS + axes or len(_levels([*inputs, *outputs], axes)) <= _LEVELS:
         return list(inputs)
-    return _with_copies(inputs, outputs)
+    return _with_copies(inputs, outputs, axes)
 
 
-def _levels(tensors: Sequence[Tensor]) -> list[tuple[int, list[int]]]:
-    return merge_axes(tensors[0].shape[:-1], [tensor.stride()[:-1] for tensor in tensors])
+def _levels(tensors: Sequence[Tensor], axes: int) -> list[tuple[int, list[int]]]:
+    return merge_axes(tensors[0].shape[:-axes], [tensor.stride()[:-axes] for tensor in tensors])
 
 
-def _with_copies(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
+def _with_copies(inputs: Sequence[Tensor], outputs: Sequence[Tensor], axes: int) -> list[Tensor]:
     """The inputs, as few elements of them copied as possible, in the first output's order, for the levels to do."""
     like = outputs[0] if outputs else None
     models = [torch.empty_strided(t.shape, t.stride(), device="meta") for t in inputs]
@@ -111,7 +113,7 @@ def _with_copies(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Te
     indices = range(len(inputs))
     choices = [copied for count in indices for copied in combinations(indices, count + 1)]
     for copied in sorted(choices, key=lambda copied: sum(inputs[i].numel() for i in copied)):
-        if len(_levels([*(dense[i] if i in copied else models[i] for i in indices), *outputs])) <= _LEVELS:
+        if len(_levels([*(dense[i] if i in copied else models[i] for i in indices), *outputs], axes)) <= _LEVELS:
             break
     return [_in_order_of(tensor, like) if i in copied else tensor for i, tensor in enumerate(inputs)]
 

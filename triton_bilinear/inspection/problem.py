@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..functional import bilinear, pairwise_bilinear
+from ..ops.flops import chain_flops
 
 GRADIENTS = ("x", "y", "weight", "bias")
 
@@ -111,15 +112,15 @@ class PairwiseProblem(StepProblem):
         return {"x": (B, S, M), "y": (B, T, N), "weight": (L, M, N), "bias": (L,), "out": (B, L, S, T)}
 
     def useful_flops(self, op: str) -> int:
-        """Of both products of an op, one after the other."""
+        """Of both products of an op, in the cheaper order."""
         B, S, T, L, M, N = self.shape
-        products = {
-            "forward": S * N * (M + T),
-            "grad_x": S * N * (M + T),
-            "grad_y": T * M * (N + S),
-            "grad_weight": M * T * (S + N),
+        matrices = {
+            "forward": (S, M, N, T),
+            "grad_x": (S, T, N, M),
+            "grad_y": (T, S, M, N),
+            "grad_weight": (M, S, T, N),
         }
-        return 2 * B * L * products.get(op, 0)
+        return chain_flops(B * L, *matrices[op]) if op in matrices else 0
 
     def least_flops(self) -> int:
         return sum(self.useful_flops(op) for op in ("forward", *(f"grad_{name}" for name in self.gradients)))

@@ -21,7 +21,6 @@ from ..gpu.grad_inputs import grad_inputs_launches
 from ..gpu.grad_weight import grad_weight_launches
 from ..gpu.launch import Launch
 from ..gpu.pairwise import pairwise_grad_weight_operands, pairwise_grad_x_operands, pairwise_operands
-from ..ops.library import batched
 from ..planning import Plan
 from ..tuning.devices import DeviceSpec
 from .problem import StepProblem
@@ -137,23 +136,17 @@ def _grad_weight(call: _Call, device: DeviceSpec) -> list[Launch]:
 
 def _pairwise(call: _Call, device: DeviceSpec) -> list[Launch]:
     x, y, weight, bias = call.arguments
-    return chain_launches(
-        *pairwise_operands(batched(x, 2), batched(y, 2), weight, bias, batched(call.result, 3)), device
-    )
+    return chain_launches(*pairwise_operands(x, y, weight, bias, call.result), device)
 
 
 def _pairwise_grad_x(call: _Call, device: DeviceSpec) -> list[Launch]:
     g, y, weight = call.arguments
-    return chain_launches(
-        *pairwise_grad_x_operands(batched(g, 3), batched(y, 2), weight, batched(call.result, 2)), device
-    )
+    return chain_launches(*pairwise_grad_x_operands(g, y, weight, call.result), device)
 
 
 def _pairwise_grad_weight(call: _Call, device: DeviceSpec) -> list[Launch]:
     g, x, y = call.arguments
-    return chain_launches(
-        *pairwise_grad_weight_operands(batched(g, 3), batched(x, 2), batched(y, 2), call.result), device
-    )
+    return chain_launches(*pairwise_grad_weight_operands(g, x, y, call.result), device)
 
 
 _LAUNCHES: dict[Any, Callable[[_Call, DeviceSpec], list[Launch]]] = {

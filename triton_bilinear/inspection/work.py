@@ -141,7 +141,8 @@ def _grad_weight(launch: Launch) -> LaunchWork:
 def _chain(launch: Launch) -> LaunchWork:
     a, (outer, splits) = launch.arguments, launch.grid
     rows, middle, columns, depth = _blocks(launch, "ACDE")
-    steps, depths = outer * a["K"] * _tiles(a["C"], middle), _tiles(a["E"], depth)
+    summed = {"b": a["B"], "l": a["L"], "": 1}[a["SUMMED"]]
+    steps, depths = outer * summed * _tiles(a["C"], middle), _tiles(a["E"], depth)
     elements = steps * (depths * depth * (rows + middle) + middle * columns)
     return LaunchWork(
         programs=outer * splits,

@@ -35,23 +35,23 @@ def _grad_weight(g: Shape, x: Shape, y: Shape, feature_dim: int, *, out_shape: S
     return _unit(g, out_shape, feature_dim)
 
 
-def _chain(count: int, a: int, e: int, c: int, d: int) -> int:
-    """`count` products (a, e) (e, c) (c, d)."""
+def chain_flops(count: int, a: int, e: int, c: int, d: int) -> int:
+    """Of `count` products (a, e) (e, c) (c, d), by the cheaper of the two orders."""
     return 2 * count * min(a * c * (e + d), e * d * (c + a))
 
 
 def _pairwise(x: Shape, y: Shape, weight: Shape, bias: Shape | None, **_: Any) -> int:
     outputs, m, n = weight
-    return _chain(prod(x[:-2]) * outputs, x[-2], m, n, y[-2])
+    return chain_flops(prod(x[:-2]) * outputs, x[-2], m, n, y[-2])
 
 
 def _pairwise_grad_x(g: Shape, y: Shape, weight: Shape, **_: Any) -> int:
     m, n = weight[1:]
-    return _chain(prod(g[:-2]), g[-2], g[-1], n, m)
+    return chain_flops(prod(g[:-2]), g[-2], g[-1], n, m)
 
 
 def _pairwise_grad_weight(g: Shape, x: Shape, y: Shape, **_: Any) -> int:
-    return _chain(prod(g[:-2]), x[-1], g[-2], g[-1], y[-1])
+    return chain_flops(prod(g[:-2]), x[-1], g[-2], g[-1], y[-1])
 
 
 _FORMULAS: dict[str, Callable[..., int]] = {

@@ -114,32 +114,21 @@ def _grad_weight(g: Tensor, x: Tensor, y: Tensor, feature_dim: int) -> Tensor:
     return out
 
 
-def batched(tensor: Tensor, axes: int) -> Tensor:
-    """One batch axis in front of the last `axes` axes, whatever the number there was; a view wherever one can be."""
-    if tensor.dim() == axes + 1:
-        return tensor
-    lead = tensor.dim() - axes
-    size = 1
-    for length in tensor.shape[:lead]:
-        size *= length
-    return tensor.reshape(size, *tensor.shape[lead:])
-
-
 def _pairwise(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     out = pairwise_out(x, y, weight, bias)
-    primitives(x.device.type).pairwise(batched(x, 2), batched(y, 2), weight, bias, batched(out, 3))
+    primitives(x.device.type).pairwise(x, y, weight, bias, out)
     return out
 
 
 def _pairwise_grad_x(g: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     out = _pairwise_grad_x_out(g, y, weight)
-    primitives(g.device.type).pairwise_grad_x(batched(g, 3), batched(y, 2), weight, batched(out, 2))
+    primitives(g.device.type).pairwise_grad_x(g, y, weight, out)
     return out
 
 
 def _pairwise_grad_weight(g: Tensor, x: Tensor, y: Tensor) -> Tensor:
     out = _pairwise_grad_weight_out(g, x, y)
-    primitives(g.device.type).pairwise_grad_weight(batched(g, 3), batched(x, 2), batched(y, 2), out)
+    primitives(g.device.type).pairwise_grad_weight(g, x, y, out)
     return out
 
 

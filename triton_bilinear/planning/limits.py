@@ -19,7 +19,7 @@ _REGISTERS = {
     "project": {"mma": 79, "wgmma": 130, "tcgen05": 130},
     "grad_inputs": {"mma": 80, "wgmma": 140, "tcgen05": 92},
     "grad_weight": {"mma": 130, "wgmma": 200, "tcgen05": 200},
-    "chain": {"mma": 90, "wgmma": 128, "tcgen05": 128},
+    "chain": {"mma": 110, "wgmma": 177, "tcgen05": 190},
 }
 
 # The share of those that is left where an element of an operand takes two registers, where both operands are held in
@@ -66,16 +66,20 @@ def loads(config: Config, dtype: str, vectors: tuple[int, int], held: bool = Fal
     """
     size = dict(config.blocks)
     rows, columns, depth = product_shape(config)
+    right = depth * columns
     match config.kernel:
         case "khatri_rao":
             left = rows * (size["Q"] + size["R"])
         case "grad_weight":
             left = depth * (size["P"] + size["Q"])
+        case "chain":
+            # The operands of the first product, and that of the second, whose addresses do not outlive its load.
+            left, right = size["E"] * (size["A"] + size["C"]), size["C"] * size["D"] // 2
         case _:
             left = 0 if held else rows * depth
     threads = 32 * config.num_warps
     runs = (max(1, vector // itemsize(dtype)) for vector in vectors)
-    return sum(-(-elements // (run * threads)) for elements, run in zip((left, depth * columns), runs, strict=True))
+    return sum(-(-elements // (run * threads)) for elements, run in zip((left, right), runs, strict=True))
 
 
 def registers(config: Config, dtype: str, vectors: tuple[int, int], held: bool = False) -> int:
@@ -130,10 +134,13 @@ def shared_bytes(
     rows, columns, depth = product_shape(config)
     if precision == "tf32x3" and unit != "mma":
         loop += depth * columns * itemsize(dtype)  # the second part of the right operand
-    if config.kernel in ("khatri_rao", "grad_weight", "chain") and unit != "tcgen05":
-        # What is stored changes threads, once the loop's buffers are free.
-        stored = rows * (config["D"] if config.kernel == "chain" else columns)
-        return max(loop, stored * (max(4, itemsize(dtype)) if split else itemsize(dtype)))
+    # What is stored changes threads, once the loop's buffers are free.
+    item = max(4, itemsize(dtype)) if split else itemsize(dtype)
+    match config.kernel:
+        case "khatri_rao" | "grad_weight" if unit != "tcgen05":
+            return max(loop, rows * columns * item)
+        case "chain" if config["D"] < 128 or (split and unit == "wgmma"):
+            return max(loop, rows * config["D"] * item)
     return loop
 
 
@@ -172,8 +179,9 @@ def _loop_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool) -> i
             sums = 8 * config.num_warps * size["N"] * max(4, item) if rows < 16 * config.num_warps else 0
             return max((right + rows * depth * item) * streamed, sums, _sums_of_tcgen05(config, unit))
         case "chain":
+            # The second product's operands lie where those of the first one lay.
             inner = size["E"] * (size["A"] + size["C"]) * item
-            return inner * streamed + size["C"] * size["D"] * item + size["A"] * size["C"] * item
+            return max(inner * streamed, size["C"] * (size["A"] + size["D"]) * item)
         case _:
             return (right + rows * depth * item) * streamed
 
@@ -210,6 +218,8 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
         needed += 8 + config["L"] // 128  # one more loop around the product
     if isinstance(problem, ContractProblem) and problem.keep:
         needed += 2 * accumulators(config, problem.dtype)  # stored in every step, each with an address of its own
+    if config.kernel == "chain" and problem.precision == "tf32x3":
+        needed += config["A"] * config["C"] // (32 * config.num_warps)  # the inner product, an operand in two parts
     most = _REGISTERS[config.kernel][matrix_unit(config, device, problem.dtype)]
     if needed > most * _share(config, device, problem):
         return False

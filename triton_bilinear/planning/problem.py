@@ -64,7 +64,9 @@ class GradWeightProblem:
 
 @dataclass(frozen=True)
 class ChainProblem:
-    """out[b, o, a, d] = sum_{k, c} (sum_e P Q) R, `outputs` matrices (b, o) of (A, D), sums over K, C and E.
+    """out[a, d] = sum_{k, c} (sum_e P Q) R: `outputs` matrices (A, D), each with sums over K, C and E of its own.
+
+    Forward `outputs` counts samples times forms, and K is 1; of a gradient each is one of these two.
 
     inputs: the elements of P, Q and R, expanded axes counted once. vector: the bytes in which they are read at a time.
     """

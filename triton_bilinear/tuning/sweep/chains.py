@@ -15,23 +15,31 @@ from torch import Tensor
 
 from ...planning import ChainProblem
 
-# P, Q and R in `chain`'s order of axes; o and b are the axes of its result's first two, k is summed.
-AXES = ("bokae", "bokec", "bokcd")
+# P, Q and R in `chain`'s order of axes.
+AXES = ("blae", "blec", "blcd")
 
-# Axes of P, Q and R as they are stored, of the form, of the gradient of x, and of that of the weight.
-_STORED = (("bae", "oec", "bdc"), ("bkae", "bec", "kdc"), ("kea", "koec", "kcd"))
+# Axes of P, Q and R as they are stored: of the form, of the gradient of x, and of that of the weight.
+_FORM, _GRAD_X, _GRAD_WEIGHT = ("bae", "lec", "bdc"), ("blae", "bec", "ldc"), ("bea", "blec", "bcd")
 
 
 @dataclass(frozen=True)
 class Chain:
-    """sizes: of every axis, by letter. stored: the axes that P, Q and R have, the last with stride 1."""
+    """sizes: of every axis, by letter. stored: the axes that P, Q and R have, the last with stride 1.
+
+    summed: "b" or "l" where the result is summed over it, else "".
+    """
 
     sizes: dict[str, int]
     stored: tuple[str, str, str]
+    summed: str
 
     def shape(self, axes: str) -> tuple[int, ...]:
         """Sizes of these axes."""
         return tuple(self.sizes[axis] for axis in axes)
+
+    def result(self) -> tuple[int, ...]:
+        """Sizes of the result, 1 along what is summed."""
+        return tuple(1 if axis == self.summed else self.sizes[axis] for axis in "blad")
 
     def aligned(self, p: Tensor, q: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Operands of the stored axes with all of `chain`'s, of size 1 where they are one for all."""
@@ -63,11 +71,11 @@ def chain_of(problem: ChainProblem) -> Chain:
 
 
 def _chains(problem: ChainProblem) -> Iterator[Chain]:
-    sums = {"k": problem.K, "a": problem.A, "c": problem.C, "d": problem.D, "e": problem.E}
-    for stored in _STORED:
-        letters = "".join(stored)
-        for batch in range(1, problem.outputs + 1):
-            sizes = {"b": batch, "o": problem.outputs // batch, **sums}
-            whole = batch * sizes["o"] == problem.outputs
-            if whole and all(axis in letters or sizes[axis] == 1 for axis in sizes):
-                yield Chain(sizes, stored)
+    outputs, K = problem.outputs, problem.K
+    matrices = {"a": problem.A, "c": problem.C, "d": problem.D, "e": problem.E}
+    if K == 1:
+        for batch in range(1, outputs + 1):
+            if outputs % batch == 0:
+                yield Chain({"b": batch, "l": outputs // batch, **matrices}, _FORM, "")
+    yield Chain({"b": outputs, "l": K, **matrices}, _GRAD_X, "l")
+    yield Chain({"b": K, "l": outputs, **matrices}, _GRAD_WEIGHT, "b")

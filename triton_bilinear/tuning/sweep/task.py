@@ -68,7 +68,7 @@ def make_task(problem: Problem, device: DeviceSpec, where: torch.device) -> Task
         case ChainProblem():
             chain = chain_of(problem)
             inputs = {name: chain.shape(axes) for name, axes in zip("pqr", chain.stored, strict=True)}
-            outputs = {"out": chain.shape("boad")}
+            outputs = {"out": chain.result()}
     draw = torch.Generator(where.type if where.type != "meta" else "cpu").manual_seed(0)
 
     def random(name: str, size: tuple[int, ...]) -> Tensor:

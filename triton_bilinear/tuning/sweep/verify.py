@@ -122,4 +122,6 @@ def _grad_weight(a: Tensor, b: Tensor, c: Tensor) -> dict[str, Tensor]:
 def _chain(chain: Chain, p: Tensor, q: Tensor, r: Tensor) -> dict[str, Tensor]:
     """By two products, of operands that are not expanded: those would be copied."""
     p, q, r = chain.aligned(p, q, r)
-    return {"out": torch.einsum("bokac,bokcd->boad", torch.einsum("bokae,bokec->bokac", p, q), r)}
+    axes = "".join(axis for axis in "blad" if axis != chain.summed)
+    out = torch.einsum(f"blac,blcd->{axes}", torch.einsum("blae,blec->blac", p, q), r)
+    return {"out": out.unsqueeze("bl".index(chain.summed)) if chain.summed else out}
