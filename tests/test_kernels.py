@@ -199,8 +199,9 @@ def test_size_zero(name, axis, bias):
 
 
 def test_without_a_bias():
-    for name, rest in (("contract", ()), ("contract_keep", ()), ("pairwise", (8, 9))):
-        problem = make(name, sizes_of(name, (21, 5, 6, 7, *rest)), bias=False)
+    layer, pairs = (21, 5, 6, 7), (2, 3, 6, 7, 8, 9)
+    for name, sizes in (("contract", layer), ("contract_keep", layer), ("pairwise", pairs)):
+        problem = make(name, sizes_of(name, sizes), bias=False)
         problem.run()
         problem.check()
 
@@ -208,7 +209,7 @@ def test_without_a_bias():
 # Strides --------------------------------------------------------------------------------------------------------------
 
 SMALL = (21, 5, 6, 20)
-PAIRS_SMALL = (2, 3, 19, 20, 17, 21)
+PAIRS_SMALL = (2, 2, 19, 20, 17, 21)
 
 
 def last_first(tensor: Tensor) -> Tensor:
@@ -423,7 +424,7 @@ def test_batches_of_pairs_that_take_four_strides():
 @pytest.mark.parametrize("name", PAIRS)
 def test_split_pairs_of_three_strides(name, order, splits):
     """Partial sums lie densely, whatever the operands' strides."""
-    problem = make(name, sizes_of(name, (12, *PAIRS_SMALL[1:])))
+    problem = make(name, sizes_of(name, (12, 2, 34, 35, 9, 7)))
     primitive, out = problem.primitive, problem.outputs[0]
     inputs = [
         three_strides(operand) if axes[0] == "b" else operand
@@ -672,6 +673,25 @@ def test_offsets_beyond_32_bits(name, role, axis, tmp_path):
 
 def meta(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float16, device="meta")
+
+
+@pytest.mark.parametrize("name", ["contract", "contract_keep", "pairwise"])
+def test_a_bias_beyond_32_bits(name, tmp_path):
+    problem = small(name, torch.float16)
+    with sparse_elements(_BEYOND_32_BITS + 2**16, tmp_path / "sparse") as storage:
+        problem.bias = far_apart(problem.bias, 0, storage)
+        problem.run()
+        problem.check()
+
+
+def test_more_rows_than_kernels_count():
+    """Refused: numbers of rows and tiles are of 32 bits."""
+    x = meta(1, 8).expand(2**30 + 1, 8)
+    with pytest.raises(RuntimeError, match=r"at most 2\*\*30 rows, got 1073741825"):
+        contract_launches(x, x, meta(1, 8, 8), None, meta(1, 1).expand(2**30 + 1, 1), None, H100)
+    p, q = (meta(1, 1, *matrix).expand(2**29, 1, *matrix) for matrix in ((8, 800), (800, 800)))
+    with pytest.raises(RuntimeError, match="sums of at most"):
+        chain_launches(p, q, p.mT, None, meta(1, 1, 8, 8), H100)
 
 
 @pytest.mark.parametrize(("outputs", "wide"), [(2100, False), (2200, True)])

@@ -23,7 +23,7 @@ from .launch import (
 )
 from .reduction import reduce_rows, workspace
 from .replay import run_planned
-from .rows import batch_rows, row_strides
+from .rows import MOST_ROWS, batch_rows, row_strides
 
 
 def chain(p: Tensor, q: Tensor, r: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -50,6 +50,8 @@ def chain_launches(
         p, q, r, target = r.mT, q.mT, p.mT, target.mT
     sizes = {"A": p.shape[-2], "C": r.shape[-2], "D": r.shape[-1], "E": p.shape[-1]}
     steps = problem.K * -(-sizes["C"] // config["C"])
+    if steps > MOST_ROWS:
+        raise RuntimeError(f"expected sums of at most 2**30 tiles, got {steps}")
     rows = batch_rows((p, q, r, target), axes=3)
     levels = zip("pqro", rows.strides, strict=True)
     arguments = {

@@ -13,6 +13,7 @@ from ..planning import ContractProblem, Plan, plan_contract
 from ..tuning.devices import DeviceSpec
 from .device import float32_precision
 from .launch import (
+    BEYOND_32_BITS,
     Launch,
     common_constants,
     evens,
@@ -36,7 +37,7 @@ def contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Ten
         out.zero_() if bias is None else out.copy_(bias.expand_as(out))
         return
     u, v = walkable([u, v], [out])
-    run_planned(contract_launches, u, v, weight, bias, out, None)
+    run_planned(contract_launches, u, v, weight, _within_reach(bias), out, None)
 
 
 def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, kept: Tensor) -> None:
@@ -46,7 +47,12 @@ def contract_keep(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, out
         contract(u, v, weight, bias, out)
         return
     u, v = walkable([u, v], [out])
-    run_planned(contract_launches, u, v, weight, bias, out, kept)
+    run_planned(contract_launches, u, v, weight, _within_reach(bias), out, kept)
+
+
+def _within_reach(bias: Tensor | None) -> Tensor | None:
+    """The bias as it is, but for one whose elements lie so far apart that the kernels' 32 bits would not do."""
+    return bias.contiguous() if bias is not None and span(bias, 1) >= BEYOND_32_BITS else bias
 
 
 def contract_launches(

@@ -17,7 +17,7 @@ from ..tuning.devices import DeviceSpec
 from .device import interpreting
 
 # An offset of so many elements needs 64 bits.
-_WIDE = 2**31
+BEYOND_32_BITS = 2**31
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def common_constants(plan: Plan, problem: Problem, device: DeviceSpec, spans: It
         **{f"AHEAD_{operand.upper()}": narrow for operand, narrow in ahead.items()},
         "ACC": tl.float64 if problem.dtype == "float64" else tl.float32,
         "PRECISION": problem.precision,
-        "WIDE": max(spans) >= _WIDE,
+        "WIDE": max(spans) >= BEYOND_32_BITS,
     }
 
 

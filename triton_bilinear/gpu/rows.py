@@ -15,6 +15,9 @@ from ..axes import merge_axes
 # No tile of any plan has more rows of the batch.
 MAX_TILE_ROWS = 256
 
+# Kernels count rows in 32 bits, and a tile or a share of a split beyond the last one.
+MOST_ROWS = 2**30
+
 # Levels of rows that a kernel walks.
 _LEVELS = 3
 
@@ -79,15 +82,20 @@ def row_strides(name: str, strides: RowStrides) -> dict[str, int]:
 def batch_rows(tensors: Sequence[Tensor], axes: int = 1) -> Rows:
     """The rows of tensors (*batch, features), which three levels must do for (see `walkable`).
 
+    RuntimeError for more of them than a kernel can count.
+
     axes: of each tensor behind those of the batch, where it is not features that a row has but matrices (`run` means
     nothing there).
     """
     merged = _levels(tensors, axes)
     none = (1, [0] * len(tensors))
     outer, middle, inner = [none] * (_LEVELS - len(merged)) + merged
+    count = outer[0] * middle[0] * inner[0]
+    if count > MOST_ROWS:
+        raise RuntimeError(f"expected a batch of at most 2**30 rows, got {count}")
     strides = tuple(zip(outer[1], middle[1], inner[1], strict=True))
     side_by_side = any(step == 1 and t.shape[-1] > 1 for step, t in zip(inner[1], tensors, strict=True))
-    return Rows(outer[0] * middle[0] * inner[0], middle[0], inner[0], strides, inner[0] if side_by_side else 1)
+    return Rows(count, middle[0], inner[0], strides, inner[0] if side_by_side else 1)
 
 
 def walkable(inputs: Sequence[Tensor], outputs: Sequence[Tensor] = (), axes: int = 1) -> list[Tensor]:
