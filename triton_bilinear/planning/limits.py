@@ -35,6 +35,10 @@ _WITH_OPERANDS = {"khatri_rao": 195, "project": 195, "chain": 290}
 # with several p, and with few, whose q are many.
 _SEVERAL_WITH_OPERANDS, _FEW_WITH_OPERANDS = 283, 277
 
+# Elements of a chain's result that may change threads on their way out; more of them do for wgmma's float32 alone. (Of
+# odd strides 8192 do for tcgen05 too, in 8 KiB more than is said here, of 227.)
+_FEW_ENOUGH = {"mma": 8192, "wgmma": 8192, "tcgen05": 4096}
+
 # Registers of a thread's part of a long factor (see `_for_long_factor`); fewer are no trouble.
 _LONG = 16
 
@@ -133,13 +137,15 @@ def shared_bytes(
     unit = matrix_unit(config, device, dtype)
     rows, columns, depth = product_shape(config)
     if precision == "tf32x3" and unit != "mma":
-        loop += depth * columns * itemsize(dtype)  # the second part of the right operand
+        # The second part of the right operand, of a chain's second product of both.
+        chained = config["C"] * (config["A"] + config["D"]) if config.kernel == "chain" else 0
+        loop += (chained or depth * columns) * itemsize(dtype)
     # What is stored changes threads, once the loop's buffers are free.
     item = max(4, itemsize(dtype)) if split else itemsize(dtype)
     match config.kernel:
         case "khatri_rao" | "grad_weight" if unit != "tcgen05":
             return max(loop, rows * columns * item)
-        case "chain" if config["D"] < 128 or (split and unit == "wgmma"):
+        case "chain" if rows * config["D"] <= _FEW_ENOUGH[unit] or (split and unit == "wgmma"):
             return max(loop, rows * config["D"] * item)
     return loop
 
@@ -179,9 +185,11 @@ def _loop_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool) -> i
             sums = 8 * config.num_warps * size["N"] * max(4, item) if rows < 16 * config.num_warps else 0
             return max((right + rows * depth * item) * streamed, sums, _sums_of_tcgen05(config, unit))
         case "chain":
-            # The second product's operands lie where those of the first one lay.
+            # The second product's operands lie where those of the first one lay, at times but for a tile of Q.
+            # (The left one is in tcgen05's own memory, where it is of 16 bits.)
             inner = size["E"] * (size["A"] + size["C"]) * item
-            return max(inner * streamed, size["C"] * (size["A"] + size["D"]) * item)
+            left = 0 if unit == "tcgen05" and item == 2 else size["A"]
+            return max(inner * streamed, size["C"] * (left + size["D"] + size["E"]) * item)
         case _:
             return (right + rows * depth * item) * streamed
 
