@@ -556,7 +556,6 @@ def test_joint_plans_in_two_levels_of_rows(plan):
 ORDERS = {"contract": ["pqr", "prq"], "contract_keep": ["pqr"], "grad_inputs": ["lmn", "lnm"]}
 ORDERS |= {"grad_weight": ["pqr", "rqp", "qpr"], **{name: ["acde", "deac"] for name in PAIRS}}
 TILES = {"contract": _PROJECT, "contract_keep": _PROJECT, "grad_inputs": _JOINT, "grad_weight": _WEIGHT}
-OPERANDS_OF_VECTORS = {"o": "OUT", "dx": "DX", "dy": "DY"}
 
 
 def apart(tensor: Tensor) -> Tensor:
@@ -601,7 +600,7 @@ def check_divisors(arguments: dict[str, object], splits: int) -> None:
     operands = set()
     for name, value in strides.items():
         *letters, axis = name.removeprefix("stride_")
-        operand = OPERANDS_OF_VECTORS.get("".join(letters), "".join(letters).upper())
+        operand = "OUT" if letters == ["o"] else "".join(letters).upper()
         operands.add(operand)
         several = levels.get(axis) or arguments[axis.upper()]
         if operand in divisors and several > 1 and value != 1:

@@ -38,7 +38,7 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None, *
         torch.nn.functional.linear.
 
     Raises:
-        RuntimeError: sizes, dtypes or devices that do not match.
+        RuntimeError: sizes, dtypes or devices that do not match; on a GPU, more than 2**30 rows.
         IndexError: no axis `feature_dim`.
         TypeError: an argument that is no tensor.
     """

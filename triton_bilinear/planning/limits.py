@@ -138,8 +138,8 @@ def shared_bytes(
     rows, columns, depth = product_shape(config)
     if precision == "tf32x3" and unit != "mma":
         # The second part of the right operand, of a chain's second product of both.
-        chained = config["C"] * (config["A"] + config["D"]) if config.kernel == "chain" else 0
-        loop += (chained or depth * columns) * itemsize(dtype)
+        chained = config.kernel == "chain"
+        loop += (config["C"] * (config["A"] + config["D"]) if chained else depth * columns) * itemsize(dtype)
     # What is stored changes threads, once the loop's buffers are free.
     item = max(4, itemsize(dtype)) if split else itemsize(dtype)
     match config.kernel:
