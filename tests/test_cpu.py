@@ -59,7 +59,7 @@ def by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         pytest.skip("torch is built without oneDNN")
     monkeypatch.setattr(onednn, "is_there", lambda: True)
-    for name in ("LEAST", "LEAST_OF_EACH", "SHORTEST", "FEWEST_ROWS"):
+    for name in ("LEAST", "LEAST_OF_EACH", "SHORTEST", "FEWEST_ROWS", "FEWEST_COLUMNS"):
         monkeypatch.setattr(onednn, name, 1)
 
 

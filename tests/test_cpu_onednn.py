@@ -14,15 +14,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton_bilinear import cpu
 from triton_bilinear.cpu import matrix_unit, onednn, orders, units, whole
 
-ZEN_5 = {"cpu_name": "AMD EPYC", "avx512_vp2intersect": True, "avx512_bf16": True}
-ZEN_4 = {"cpu_name": "AMD EPYC", "avx512_vp2intersect": False, "avx512_bf16": True}
-XEON = {"cpu_name": "Intel Xeon", "avx512_vp2intersect": True, "avx512_bf16": True, "amx_bf16": True}
+ZEN_5 = {"cpu_name": "AMD EPYC", "avx512_f": True, "avx512_vp2intersect": True, "avx512_bf16": True}
+ZEN_4 = {"cpu_name": "AMD EPYC", "avx512_f": True, "avx512_vp2intersect": False, "avx512_bf16": True}
+ZEN_3 = {"cpu_name": "AMD EPYC", "avx512_f": False}
+COOPER_LAKE = {"cpu_name": "Intel Xeon", "avx512_f": True, "avx512_bf16": True}
+XEON = {"cpu_name": "Intel Xeon", "avx512_f": True, "avx512_bf16": True, "amx_bf16": True}
 
 
 @pytest.fixture(autouse=True)
 def anew() -> Iterator[None]:
     """What was found out of the CPU, and planned for it, is forgotten before a test and after it."""
-    functions = (onednn.is_there, matrix_unit._unit, orders.plan_contract, orders.plan_joint, orders.plan_weight)
+    of_cpu = (onednn.is_there, onednn.by_halves, matrix_unit._unit)
+    functions = (*of_cpu, orders.plan_contract, orders.plan_joint, orders.plan_weight)
     for function in functions:
         function.cache_clear()
     yield
@@ -63,11 +66,13 @@ def test_it_is_given_dense_matrices(in_pieces, name, layout, monkeypatch):
     ("capabilities", "serves", "kind"),
     [
         (ZEN_5, True, units.BESIDE_AVX2),
-        (ZEN_4, False, units.AVX512),
+        (ZEN_4, True, units.BESIDE_AVX2),
+        (ZEN_3, False, None),
+        (COOPER_LAKE, False, units.AVX512),
         (XEON, False, units.AMX),
         ({}, False, None),
     ],
-    ids=["Zen 5", "Zen 4", "Xeon", "another"],
+    ids=["Zen 5", "Zen 4", "Zen 3", "Cooper Lake", "Xeon", "another"],
 )
 def test_which_cpus_it_serves(capabilities, serves, kind, monkeypatch):
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -91,6 +96,15 @@ def test_what_pays():
     assert onednn.pays(rows, strided), "enough rows for a copy of the right operand"
     assert not onednn.pays(rows[:8], strided)
     assert not onednn.pays_to_copy(torch.empty(2048, 64), torch.empty(64, 1024)), "a copy of more than a buffer"
+
+
+@pytest.mark.parametrize(("capabilities", "few_pay"), [(ZEN_5, True), (ZEN_4, False)], ids=["Zen 5", "Zen 4"])
+def test_a_copy_of_the_left_operand_pays(capabilities, few_pay, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    few, many = torch.empty(1024, 256), torch.empty(1024, 512)
+    assert onednn.pays(torch.empty(64, 1024), few)
+    assert onednn.pays(torch.empty(1024, 64).t(), few) == few_pay
+    assert onednn.pays(torch.empty(1024, 64).t(), many)
 
 
 @pytest.mark.parametrize("bias", [torch.randn(64, 2)[:, 0], torch.randn(1).expand(64)], ids=["a column", "expanded"])

@@ -10,7 +10,7 @@ from .shares import even_rows
 
 Sizes = tuple[int, int, int]
 
-# Multiply-adds of oneDNN's product that take as long as one of MKL's.
+# Multiply-adds of oneDNN's product that take as long as one of MKL's, on a Zen 5 (see `libraries.ONEDNN`).
 ONEDNN_PER_MKL = 2.3
 
 

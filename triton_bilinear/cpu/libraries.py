@@ -54,7 +54,9 @@ MKL = Library(  # fitted to times of every plan of 25 sizes on a Xeon
     turn_calls=0.0,
 )
 
-ONEDNN = Library(  # fitted to those of 28 sizes on a Zen 5 (see `onednn`)
+# Fitted to those of 28 sizes on a Zen 5 (see `onednn`), in multiply-adds of MKL's there. On a Zen 4 plans of 25 sizes
+# took 2 % longer than the best in the mean, whether by these or by costs of its own.
+ONEDNN = Library(
     product=6.0,
     shared_product=20.0,  # 10 to 45, by how near to each other the system runs the threads
     dot=6.4,

@@ -70,7 +70,9 @@ AMX = Unit(  # measured on a Xeon, with the oneDNN that torch 2.13 comes with; t
     scratch_of_sum=48,
     scratch_of_operand=0.75,
 )
-BESIDE_AVX2 = Unit(  # AVX-512's dot products, measured on a Zen 5, where MKL's product is of AVX2 (see `onednn`)
+# AVX-512's dot products, measured on a Zen 5, where MKL's product is of AVX2 (see `onednn`). On a Zen 4 its plans of 25
+# sizes took 3 % longer than the best in the mean, by costs of its own 2 %.
+BESIDE_AVX2 = Unit(
     sum_multiple=1,
     few_rows=0,
     speed=4.2,
