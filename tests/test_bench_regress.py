@@ -16,6 +16,7 @@ from bench import regress, step_worker
 from bench.paired import LEAST_BAND, Pair, judge, median_ratio, noise_band
 from triton_bilinear.benchmark.cases import CASES, draw
 from triton_bilinear.benchmark.measure import Entry, Record
+from triton_bilinear.benchmark.report import cpu_name
 
 
 def synthetic(ratio: float, count: int = 25) -> list[Pair]:
@@ -149,6 +150,23 @@ def test_a_case_without_a_time_of_ours_fails(
     monkeypatch.setattr(regress, "default_device", lambda: torch.device("cpu"))
     assert regress.main(["--expected", "--case", "tiny"]) == 1
     assert capsys.readouterr().err.count("no time of ours for tiny") == 2
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n", "AMD EPYC, family 25"),
+        ("processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n", "AMD EPYC, family 26"),
+        ("processor\t: 0\nCPU architecture: 8\n", "CPU"),
+        (None, "CPU"),
+    ],
+    ids=["a Zen 4", "a Zen 5", "not told", "no such file"],
+)
+def test_cpus_of_one_name_are_told_apart(told: str | None, name: str, tmp_path: Path) -> None:
+    file = tmp_path / "cpuinfo"
+    if told is not None:
+        file.write_text(told)
+    assert cpu_name(file) == name
 
 
 def test_an_unknown_revision_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,13 +25,15 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {"device": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), **information()}
 
 
-def cpu_name() -> str:
-    """The processor's model where the system tells it."""
+def cpu_name(file: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's model and family where the system tells them: on a shared machine models can share a name."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = file.read_text().splitlines()
     except OSError:
         return "CPU"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
+    told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    family = told.get("cpu family")
+    return told.get("model name", "CPU") + (f", family {family}" if family else "")
 
 
 def as_json(records: Sequence[Record], bench: Bench) -> dict[str, Any]:
