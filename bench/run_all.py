@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from triton_bilinear.benchmark.cases import CASES, batch_sweep, output_sweep
 from triton_bilinear.benchmark.measure import FULL, Bench
-from triton_bilinear.benchmark.suite import Outputs, check_plots, chosen, run_suite
+from triton_bilinear.benchmark.suite import Outputs, chosen, run_suite
 from triton_bilinear.commands.machine import default_device
 
 
@@ -32,14 +32,14 @@ def main() -> int:
     options = parser.parse_args()
     try:
         bench = Bench(default_device(), replace(FULL, rounds=options.rounds, budget=options.budget))
-        check_plots(options.out)
+        outputs = Outputs(options.out / "results.json", options.out)
         cases = chosen(CASES, options.case, options.dtype)
+        outputs.prepare()
     except ValueError as error:
         print(f"run_all: {error}", file=sys.stderr)
         return 2
-    options.out.mkdir(parents=True, exist_ok=True)
     sweeps = ((), ()) if options.case else (batch_sweep(1_100_000), output_sweep(4096))
-    return run_suite(bench, cases, sweeps, Outputs(options.out / "results.json", options.out))
+    return run_suite(bench, cases, sweeps, outputs)
 
 
 if __name__ == "__main__":

@@ -333,6 +333,8 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
         (["--case", "nobody"], "no case named nobody"),
         (["--dtype", "int8"], "unknown dtype 'int8'"),
         (["--rounds", "0"], "rounds must be 1 or more, got 0"),
+        (["--json", "/nonexistent/x.json"], "cannot write to /nonexistent/x.json"),
+        (["--plot", "/dev/null/plots"], "cannot write to /dev/null/plots"),
     ],
 )
 def test_the_command_refuses(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,6 +102,12 @@ def test_demo_trains_both_layers_alike(capsys: pytest.CaptureFixture[str]) -> No
     assert "torch.nn.Bilinear" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("epochs", ["0", "-3"])
+def test_demo_needs_an_epoch(epochs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--epochs", epochs]) == 2
+    assert f"demo: expected --epochs of 1 or more, got {epochs}" in capsys.readouterr().err
+
+
 def test_an_unknown_command_is_an_error() -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["dance"])

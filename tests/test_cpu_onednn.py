@@ -92,9 +92,10 @@ def test_what_pays():
     assert onednn.pays(rows, torch.empty(1024, 1024))
     assert not onednn.pays(rows[:, :4], torch.empty(4, 1024)), "sums too short for a copy of the result"
     assert not onednn.pays(rows, torch.empty(1024, 8)), "too small"
-    strided = torch.empty(1024, 2048)[:, :1024]
+    strided = torch.empty(1024, 1024)[:, :512]
     assert onednn.pays(rows, strided), "enough rows for a copy of the right operand"
     assert not onednn.pays(rows[:8], strided)
+    assert not onednn.pays(rows, torch.empty(1024, 1024)[:, :513]), "a copy of more than a buffer"
     assert not onednn.pays_to_copy(torch.empty(2048, 64), torch.empty(64, 1024)), "a copy of more than a buffer"
 
 

@@ -1,11 +1,14 @@
 """Device specs: the table against itself, names as people and drivers spell them, and GPUs that nobody listed."""
 
+from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from triton_bilinear.tuning.devices import DeviceSpec, device_from_properties, device_names, find_device, normalised
-from triton_bilinear.tuning.targets import gpu_target
+from triton_bilinear.tuning.targets import gpu_target, product_precisions
 
 # Dense bfloat16 products with float32 sums: FLOP that an SM does in a clock.
 PER_CLOCK = {
@@ -184,3 +187,28 @@ def test_an_architecture_that_nobody_listed_is_like_its_neighbour(architecture, 
     built = device_from_properties(target, properties_of(spec, name="Some Card"))
     assert built.architecture == architecture
     assert built.registers_per_sm == spec.registers_per_sm
+    assert ("tf32" in built.matrix_flops) == ("tf32" in product_precisions(architecture)), "else it does not compile"
+
+
+def test_a_device_that_is_not_the_current_one(monkeypatch):
+    """The driver tells the properties of any device, but the architecture of the current one alone."""
+    pytest.importorskip("triton")
+    from triton_bilinear.gpu import device
+
+    specs = [find_device("NVIDIA H100 80GB HBM3"), find_device("NVIDIA GeForce RTX 4090")]
+    current = [0]
+
+    @contextmanager
+    def on_device(wanted):
+        current[0] = wanted.index
+        yield
+        current[0] = 0
+
+    class Driver:
+        utils = SimpleNamespace(get_device_properties=lambda number: properties_of(specs[number]))
+
+        def get_current_target(self):
+            return gpu_target(specs[current[0]].architecture)
+
+    monkeypatch.setattr(device, "on_device", on_device)
+    assert device._device_of_driver(Driver(), torch.device("cuda", 1)) == specs[1]

@@ -98,12 +98,15 @@ def test_tensors_give_sizes_dtype_gradients_and_strides():
     found = tb.explain(x, y, layer.weight, layer.bias, gpu=H100)
     assert (found.shape, found.dtype) == ((128, 64, 32, 48), "float16")
     assert [op.name for op in found.ops] == ["forward", "grad_y"]
+    assert tb.explain(x, y, layer.weight, None, gpu=H100).ops[0].plan == found.ops[0].plan
     # A weight that no vector can be read from has another plan.
     odd = torch.randn(64, 48, 64, dtype=torch.float16)[:, :, :64:2].mT
     assert tb.explain(x, y, odd, gpu=H100).ops[0].plan != found.ops[0].plan
 
 
-@pytest.mark.parametrize("problem", [(1, 2, 3), (1, 2, 3, 0), (torch.ones(2, 3), torch.ones(2, 3)), ()])
+@pytest.mark.parametrize(
+    "problem", [(1, 2, 3), (1, 2, 3, 0), (torch.ones(2, 3), torch.ones(2, 3)), (torch.ones(2, 3),) * 3, ()]
+)
 def test_a_problem_that_is_none_is_an_error(problem):
     with pytest.raises(ValueError, match="expected"):
         tb.explain(*problem, gpu=H100)

@@ -281,9 +281,30 @@ def test_backends_nest():
 
     with tb.use_backend("torch") as outer:
         with tb.use_backend("auto"), outer:
-            assert backend.primitives("cuda").__name__ == "triton_bilinear.cpu"
+            assert backend.primitives(torch.device("cuda")).__name__ == "triton_bilinear.cpu"
         assert not backend.is_automatic()
     assert backend.is_automatic()
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "hip", "served"),
+    [
+        ("cuda", (8, 0), None, True),
+        ("cuda", (12, 0), None, True),
+        ("cuda", (7, 5), None, False),
+        ("cuda", (11, 0), "7.0", True),
+        ("xpu", (8, 0), None, False),
+        ("cpu", (8, 0), None, False),
+    ],
+)
+def test_which_devices_triton_serves(device, capability, hip, served, monkeypatch):
+    """Products on others were compiled without matrix instructions, or not at all."""
+    from triton_bilinear import backend
+
+    pytest.importorskip("triton")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert backend._is_served.__wrapped__(torch.device(device)) == served
 
 
 def test_backends_that_are_left_in_another_order_leave_none():
@@ -297,7 +318,7 @@ def test_backends_that_are_left_in_another_order_leave_none():
     assert backend.is_automatic()
     with tb.use_backend("torch"):
         second.__exit__(None, None, None)
-        assert backend.primitives("cuda").__name__ == "triton_bilinear.cpu"
+        assert backend.primitives(torch.device("cuda")).__name__ == "triton_bilinear.cpu"
         assert not backend.is_automatic()
     assert backend.is_automatic()
 

@@ -128,6 +128,36 @@ def test_larger_pieces_stay_an_eighth_of_what_einsum_takes(
     assert 8 * ours <= einsums
 
 
+@pytest.mark.parametrize("by_onednn", [False, True], ids=["MKL", "oneDNN"])
+@pytest.mark.parametrize(
+    ("sizes", "sliced"),
+    [((32, 32, 128, 2000), 2), ((64, 128, 64, 1500), 2), ((64, 100, 300, 300), 1), ((100, 256, 128, 128), 0)],
+    ids=str,
+)
+def test_no_large_part_of_a_sliced_weight_is_copied(
+    sizes: tuple[int, ...], sliced: int, by_onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 16 to 49 MB: neither one that MKL takes as it lies, and oneDNN does not."""
+    if by_onednn and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("torch is built without oneDNN")
+    monkeypatch.setattr(onednn, "is_there", lambda: by_onednn)
+    B, L, M, N = sizes
+    stored = [L, M, N]
+    stored[sliced] += 1
+    weight = torch.randn(stored).narrow(sliced, 0, sizes[1 + sliced])
+    if sliced == 0:  # stored (M, N, L + 1)
+        weight = torch.randn(M, N, L + 1)[..., :L].permute(2, 0, 1)
+    leaves = [t.requires_grad_() for t in (torch.randn(B, M), torch.randn(B, N), weight)]
+
+    def run() -> tuple[Tensor, ...]:
+        with tb.use_backend("torch"):
+            result = tb.bilinear(*leaves)
+            return result, *torch.autograd.grad(result, leaves, torch.ones_like(result))
+
+    peak, results = allocated(run)
+    assert peak - results <= 8 * 2**20
+
+
 @pytest.mark.parametrize("unit", [True, False], ids=["with a matrix unit", "without"])
 @pytest.mark.parametrize(
     "sizes", [(1024, 64, 128, 128), (4096, 64, 32, 32), (10000, 128, 8, 128), (1024, 96, 64, 48)], ids=str

@@ -69,8 +69,10 @@ def test_the_bits_of_a_run_are_those_of_the_next():
         arguments(0, 2, 3, 4),
         arguments(3, 0, 3, 4),
         arguments(3, 1400, 3, 4, torch.bfloat16),
+        [torch.randn(1, 100), torch.randn(1, 100), torch.randn(20, 100, 100).mT, None],
+        [torch.randn(1, 100), torch.randn(1, 100), torch.randn(20, 100, 101)[..., :100], None],
     ],
-    ids=["large", "no samples", "no outputs", "a large weight in bfloat16"],
+    ids=["large", "no samples", "no outputs", "large in bfloat16", "large transposed", "large sliced"],
 )
 def test_whatever_is_not_tiny_takes_the_op(arguments):
     assert not tiny.suits(*arguments, -1)
@@ -106,11 +108,28 @@ def test_the_op_is_seen_by_whatever_looks_for_it():
     with FlopCounterMode(display=False) as counter:
         tb.bilinear(*tensors)
     assert any("triton_bilinear" in str(op) for op in counter.get_flop_counts()["Global"])
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        tb.bilinear(*tensors)
-    assert any("triton_bilinear" in event.key for event in profile.key_averages())
     graph = make_fx(lambda *given: tb.bilinear(*given))(*tensors)
     assert any("triton_bilinear" in str(node.target) for node in graph.graph.nodes)
+
+
+def test_a_profile_shows_what_runs():
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        tb.bilinear(*arguments(3, 2, 4, 5))
+    events = {event.key for event in profile.key_averages()}
+    assert "aten::addmm" in events
+    assert not any("triton_bilinear" in event for event in events)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("batch", [(), (8,), (2, 4)], ids=str)
+def test_the_result_is_no_view(batch, bias):
+    """As of torch's layer: it can be changed in place after no_grad, and detached in place."""
+    tensors = [torch.randn(*batch, 4), torch.randn(*batch, 5), torch.randn(6, 4, 5), torch.randn(6) if bias else None]
+    with torch.no_grad():
+        out = tb.bilinear(*tensors)
+    out += torch.zeros(6, requires_grad=True)
+    assert out.requires_grad
+    assert tb.bilinear(*(t if t is None else t.requires_grad_() for t in tensors)).detach_().requires_grad is False
 
 
 def test_a_tiny_layer_trains_as_torchs_does():

@@ -18,8 +18,8 @@ import torch
 
 BACKENDS = ("auto", "triton", "torch")
 
-# Device types that Triton compiles for. "cuda" includes AMD's GPUs.
-_TRITON_DEVICE_TYPES = frozenset({"cuda", "xpu"})
+# NVIDIA's GPUs from this compute capability have the matrix instructions that Triton compiles products to.
+_LEAST_CAPABILITY = (8, 0)
 
 # Those that were entered and not left, by whichever thread: the last one's choice holds.
 _entered: list[use_backend] = []
@@ -29,9 +29,10 @@ _lock = Lock()
 class use_backend:
     """Context manager that chooses the implementation: `"auto"`, `"triton"` or `"torch"`.
 
-    `"auto"` (the default of the process) takes Triton's kernels for tensors on a device that Triton serves, where
-    triton is installed, and torch's matrix products for all others. `"triton"` takes the kernels for every tensor, on
-    whatever driver Triton has active (its interpreter, for CPU tensors); `"torch"` takes the matrix products.
+    `"auto"` (the default of the process) takes Triton's kernels for tensors on AMD's GPUs and on NVIDIA's from compute
+    capability 8.0, where triton is installed, and torch's matrix products for all others. `"triton"` takes the kernels
+    for every tensor, on whatever driver Triton has active (its interpreter, for CPU tensors); `"torch"` takes the
+    matrix products.
 
     The setting belongs to the process, not to a thread. Backward, and a compiled function, follow the setting that
     holds while they run; so inside a function for torch.compile it is an error (with fullgraph) or breaks the graph.
@@ -87,11 +88,17 @@ def is_automatic() -> bool:
     return _choice() == "auto"
 
 
-def primitives(device_type: str) -> ModuleType:
-    """The primitives for tensors of this device type, under the current choice."""
+@cache
+def _is_served(device: torch.device) -> bool:
+    """Whether Triton's kernels are the better choice for this device; torch calls AMD's GPUs "cuda" too."""
+    if device.type != "cuda" or not triton_installed():
+        return False
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= _LEAST_CAPABILITY
+
+
+def primitives(device: torch.device) -> ModuleType:
+    """The primitives for tensors of this device, under the current choice."""
     choice = _choice()
-    if choice == "torch":
-        return _load("cpu")
-    if choice == "triton" or (device_type in _TRITON_DEVICE_TYPES and triton_installed()):
+    if choice == "triton" or (choice == "auto" and _is_served(device)):
         return _load("gpu")
     return _load("cpu")

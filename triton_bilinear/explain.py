@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def explain(
-    *problem: int | Tensor,
+    *problem: int | Tensor | None,
     dtype: torch.dtype | None = None,
     gpu: str | torch.device | DeviceSpec | None = None,
     gradients: tuple[str, ...] | None = None,
@@ -29,8 +29,8 @@ def explain(
         explain(x, y, layer.weight, layer.bias)
 
     Args:
-        problem: the sizes B, L, M, N; or the tensors x (*, M), y (*, N), weight (L, M, N) and maybe bias (L,), whose
-            sizes, strides and dtype count, and not their values.
+        problem: the sizes B, L, M, N; or the tensors x (*, M), y (*, N), weight (L, M, N) and maybe bias (L,) or None,
+            whose sizes, strides and dtype count, and not their values.
         dtype: for sizes: float16, bfloat16, float32 (the default) or float64.
         gpu: a GPU's name, a torch device, or a DeviceSpec. By default the tensors' device, or this machine's GPU.
         gradients: which of "x", "y", "weight", "bias" are wanted. By default all of them for sizes, and for tensors
@@ -66,16 +66,19 @@ def explain(
     )
 
 
-def _named(problem: tuple[int | Tensor, ...]) -> dict[str, Tensor]:
+def _named(problem: tuple[int | Tensor | None, ...]) -> dict[str, Tensor]:
     """The tensors by name; none for sizes."""
-    tensors = [value for value in problem if isinstance(value, Tensor)]
-    if tensors and not (len(tensors) == len(problem) and len(problem) in (3, 4)):
+    given = problem[:3] if len(problem) == 4 and problem[3] is None else problem
+    tensors = [value for value in given if isinstance(value, Tensor)]
+    if tensors and not (len(tensors) == len(given) and len(given) in (3, 4)):
         raise ValueError(f"explain(): expected B, L, M, N or x, y, weight[, bias], got {len(problem)} arguments")
+    if tensors and tensors[2].dim() != 3:
+        raise ValueError(f"explain(): expected a weight (L, M, N), got one of shape {tuple(tensors[2].shape)}")
     return dict(zip(("x", "y", "weight", "bias"), tensors, strict=False))
 
 
 def _from_sizes(
-    sizes: tuple[int | Tensor, ...], dtype: torch.dtype | None, bias: bool, gradients: tuple[str, ...] | None
+    sizes: tuple[int | Tensor | None, ...], dtype: torch.dtype | None, bias: bool, gradients: tuple[str, ...] | None
 ) -> StepProblem:
     wanted = GRADIENTS if gradients is None else gradients
     return StepProblem(sizes, dtype or torch.float32, bias, wanted)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,11 +26,20 @@ class Outputs:
     json: Path | None = None
     plots: Path | None = None
 
+    def prepare(self) -> None:
+        """Make the folder of plots, before anything is measured.
 
-def check_plots(folder: Path | None) -> None:
-    """ValueError where plots are wanted and cannot be drawn."""
-    if folder is not None and find_spec("matplotlib") is None:
-        raise ValueError("matplotlib is not installed; install it with: pip install matplotlib")
+        ValueError where one of them can't be written to, or plots can't be drawn.
+        """
+        if self.plots is not None:
+            if find_spec("matplotlib") is None:
+                raise ValueError("matplotlib is not installed; install it with: pip install matplotlib")
+            try:
+                self.plots.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"cannot write to {self.plots}: {error.strerror}") from error
+        if self.json is not None and not os.access(self.json.parent, os.W_OK):
+            raise ValueError(f"cannot write to {self.json}: no such folder, or none of yours")
 
 
 def chosen(cases: Iterable[Case], names: Sequence[str] | None, dtypes: Sequence[str] | None) -> list[Case]:

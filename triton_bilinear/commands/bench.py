@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..benchmark.cases import CASES, batch_sweep, output_sweep
 from ..benchmark.measure import QUICK, Bench
-from ..benchmark.suite import Outputs, check_plots, chosen, run_suite
+from ..benchmark.suite import Outputs, chosen, run_suite
 from .machine import default_device
 
 # Few and small enough for a minute more.
@@ -40,10 +40,11 @@ def run(args: argparse.Namespace) -> int:
         if device.type not in ("cpu", "cuda"):
             raise ValueError(f"times are taken on CPUs and on CUDA and ROCm GPUs; this machine has {device.type}")
         bench = Bench(device, replace(QUICK, rounds=args.rounds))
-        check_plots(args.plot)
+        outputs = Outputs(args.json, args.plot)
         cases = chosen(CASES if args.case else [case for case in CASES if case.quick], args.case, args.dtype)
+        outputs.prepare()
     except ValueError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     sweeps = (batch_sweep(_LARGEST_BATCH), output_sweep(_SWEEP_BATCH))
-    return run_suite(bench, cases, sweeps, Outputs(args.json, args.plot))
+    return run_suite(bench, cases, sweeps, outputs)

@@ -157,7 +157,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train twice and compare; 0 where the runs agree, 1 where they do not, 2 where scikit-learn is missing."""
+    """Train twice and compare; 0 where the runs agree, 1 where they do not, 2 where nothing can be done."""
+    if args.epochs < 1:
+        print(f"demo: expected --epochs of 1 or more, got {args.epochs}", file=sys.stderr)
+        return 2
     device = default_device()
     try:
         digits = load_halves(device, args.seed)

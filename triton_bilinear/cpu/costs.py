@@ -54,6 +54,19 @@ class Weight(NamedTuple):
         """The same of a product of its own dtype."""
         return is_matrix(self.sizes, self.strides, axes)
 
+    def has_dense_columns(self, axes: Sizes) -> bool:
+        """Whether any columns of it, as a matrix of one axis and two fused ones, are the transpose of a dense one."""
+        return self.strides[axes[0]] == 1 and self._step(axes) == self.sizes[axes[0]]
+
+    def is_dense(self, axes: Sizes) -> bool:
+        """Whether that matrix or its transpose is, in the dtype of a product of accumulated values."""
+        columns = self.sizes[axes[1]] * self.sizes[axes[2]]
+        rows_are = self._step(axes) == 1 and self.strides[axes[0]] == columns
+        return self.lies_as(axes) and (rows_are or self.has_dense_columns(axes))
+
+    def _step(self, axes: Sizes) -> int:
+        return self.strides[axes[1] if self.sizes[axes[2]] == 1 else axes[2]]
+
     @property
     def converted(self) -> int:
         """The longest rows of factors and results that are copied in another dtype, if they are."""

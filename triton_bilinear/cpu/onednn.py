@@ -22,7 +22,7 @@ SHORTEST = 8
 # Multiply-adds of each of several products that all threads make faster one by one than MKL's, of which each thread has
 # its own.
 LEAST_OF_EACH = 2**23
-# Elements of a new tensor that is copied, and so takes memory beside its copy.
+# Elements of a new tensor that is copied, and so takes memory beside its copy, and of a copy.
 LARGEST = 2**19
 # Rows that meet a matrix from which a dense copy of it pays.
 FEWEST_ROWS = 32
@@ -57,7 +57,7 @@ def pays(left: Tensor, right: Tensor) -> bool:
         return False
     if columns < FEWEST_COLUMNS and not left.is_contiguous() and by_halves():
         return False
-    return rows >= FEWEST_ROWS or is_dense(right)
+    return is_dense(right) or (rows >= FEWEST_ROWS and right.numel() <= LARGEST)
 
 
 def pays_to_copy(left: Tensor, right: Tensor) -> bool:

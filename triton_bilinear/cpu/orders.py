@@ -108,7 +108,7 @@ def _made(in_place: bool, length: int, budget: Budget) -> int:
 
 def _copied(weight: Weight, axes: Sizes, budget: Budget) -> int:
     """How long a column is of the tiles of a weight that are copied; 0 where a product takes them as they lie."""
-    dense = weight.strides[axes[0]] == 1 or not budget.onednn
+    dense = weight.has_dense_columns(axes) or not budget.onednn
     return 0 if dense and weight.lies_as(axes) else weight.sizes[axes[0]]
 
 
@@ -120,7 +120,8 @@ def _tile_copies(
     dense: the axis that is dense in the copies is so in the weight.
     """
     whole = weight.sizes[axes[1]] * weight.sizes[axes[2]]
-    if not _copied(weight, axes, budget) or (columns == whole and weight.lies_as(axes)):
+    lies = weight.is_dense(axes) if budget.onednn else weight.lies_as(axes)
+    if not _copied(weight, axes, budget) or (columns == whole and lies):
         return 0.0
     return _copies(batch, rows, columns, whole) * prod(weight.sizes) * budget.library.copy_cost(dense)
 

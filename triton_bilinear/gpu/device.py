@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -22,11 +23,16 @@ def interpreting() -> bool:
     return bool(triton.knobs.runtime.interpret)
 
 
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which launches go to this device."""
+    return nullcontext() if device.type == "cpu" else torch.accelerator.device_index(device.index)
+
+
 def device_of(tensor: Tensor) -> DeviceSpec:
     """The spec of the device that will run kernels over this tensor."""
     if interpreting():
         return _interpreted_device()
-    return _device_of_driver(triton.runtime.driver.active, tensor.device.index)
+    return _device_of_driver(triton.runtime.driver.active, tensor.device)
 
 
 @lru_cache(maxsize=1)
@@ -35,10 +41,11 @@ def _interpreted_device() -> DeviceSpec:
 
 
 @lru_cache(maxsize=64)
-def _device_of_driver(driver: Any, index: int | None) -> DeviceSpec:
+def _device_of_driver(driver: Any, device: torch.device) -> DeviceSpec:
     """Asks Triton's driver, not torch.cuda, so that a driver of another kind (a stand-in too) is served."""
-    number = driver.get_current_device() if index is None else index
-    return device_from_properties(driver.get_current_target(), driver.utils.get_device_properties(number), number)
+    with on_device(device):  # the driver tells the architecture of the current one
+        number = driver.get_current_device() if device.index is None else device.index
+        return device_from_properties(driver.get_current_target(), driver.utils.get_device_properties(number), number)
 
 
 def float32_precision(tensor: Tensor, device: DeviceSpec) -> str:

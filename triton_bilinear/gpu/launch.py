@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import gcd, prod
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..planning import LEAST_COPY, Config, Plan, Problem, loads_ahead
 from ..tuning.devices import DeviceSpec
-from .device import interpreting
+from .device import interpreting, on_device
 
 # An offset of so many elements needs 64 bits.
 BEYOND_32_BITS = 2**31
@@ -63,14 +62,9 @@ def compiler_options(device: DeviceSpec) -> dict[str, Any]:
 
 def run(launches: Iterable[Launch], where: Tensor) -> None:
     """Runs the launches in order on the tensor's device."""
-    with on_device_of(where):
+    with on_device(where.device):
         for launch in launches:
             launch.run()
-
-
-def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
-    """A context in which launches go to the tensor's device."""
-    return nullcontext() if tensor.device.type == "cpu" else torch.accelerator.device_index(tensor.device.index)
 
 
 def accumulator(tensor: Tensor) -> torch.dtype:

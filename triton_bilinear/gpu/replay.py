@@ -18,8 +18,8 @@ from triton.compiler import CompiledKernel
 
 from ..planning import fall_back, when_forgotten
 from ..tuning.devices import DeviceSpec
-from .device import device_of, float32_precision
-from .launch import Launch, on_device_of
+from .device import device_of, float32_precision, on_device
+from .launch import Launch
 
 # Layouts that are remembered; a model has a few for each of its layers and batch sizes.
 _MOST = 4096
@@ -100,7 +100,7 @@ def run_planned(planner: _Planner, *tensors: Tensor | None) -> None:
     assert where is not None
     device = device_of(where)
     key = (planner, device, where.device, float32_precision(where, device), _layout(tensors, device))
-    with on_device_of(where):
+    with on_device(where.device):
         recipe = _recipes.get(key) or _remember(key, planner, tensors, device)
         try:
             recipe.run(tensors)

@@ -35,14 +35,13 @@ def call(op: torch._ops.OpOverload, *args: Any) -> Any:
 
     Dispatch modes, transforms, subclasses, autocast, compilers and torch's profiler see the op as ever.
     """
-    return DIRECT[op](*args) if is_plain(*args) else op(*args)
+    return DIRECT[op](*args) if is_plain(*args) and not _C._autograd._profiler_enabled() else op(*args)
 
 
 def is_plain(*args: Any) -> bool:
-    """Whether the tensors among the arguments are plain ones, and nothing would see an op that is called with them."""
+    """Whether the tensors among the arguments are plain ones, and nothing would act on an op called with them."""
     if (
         torch.compiler.is_compiling()
-        or _C._autograd._profiler_enabled()
         or _C._is_any_autocast_enabled()
         or _C._dispatch_tls_local_include_set().raw_repr() not in _PLAIN_THREAD
     ):

@@ -80,7 +80,7 @@ def _pairwise_grad_weight_out(g: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 def _contract(u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, feature_dim: int) -> Tensor:
     out = _contract_out(u, v, weight, bias, feature_dim)
-    contract = primitives(u.device.type).contract
+    contract = primitives(u.device).contract
     contract(_last(u, feature_dim), _last(v, feature_dim), weight, bias, _last(out, feature_dim))
     return out
 
@@ -89,14 +89,14 @@ def _contract_keep(
     u: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, feature_dim: int
 ) -> tuple[Tensor, Tensor]:
     out, kept = _contract_keep_out(u, v, weight, bias, feature_dim)
-    contract_keep = primitives(u.device.type).contract_keep
+    contract_keep = primitives(u.device).contract_keep
     contract_keep(_last(u, feature_dim), _last(v, feature_dim), weight, bias, _last(out, feature_dim), kept)
     return out, kept
 
 
 def _grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, feature_dim: int) -> tuple[Tensor, Tensor]:
     out_x, out_y = _grad_inputs_out(g, x, y, weight, feature_dim)
-    primitives(g.device.type).grad_inputs(
+    primitives(g.device).grad_inputs(
         _last(g, feature_dim),
         _last(x, feature_dim),
         _last(y, feature_dim),
@@ -109,26 +109,26 @@ def _grad_inputs(g: Tensor, x: Tensor, y: Tensor, weight: Tensor, feature_dim: i
 
 def _grad_weight(g: Tensor, x: Tensor, y: Tensor, feature_dim: int) -> Tensor:
     out = _grad_weight_out(g, x, y, feature_dim)
-    grad_weight = primitives(g.device.type).grad_weight
+    grad_weight = primitives(g.device).grad_weight
     grad_weight(_last(g, feature_dim), _last(x, feature_dim), _last(y, feature_dim), out)
     return out
 
 
 def _pairwise(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     out = pairwise_out(x, y, weight, bias)
-    primitives(x.device.type).pairwise(x, y, weight, bias, out)
+    primitives(x.device).pairwise(x, y, weight, bias, out)
     return out
 
 
 def _pairwise_grad_x(g: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     out = _pairwise_grad_x_out(g, y, weight)
-    primitives(g.device.type).pairwise_grad_x(g, y, weight, out)
+    primitives(g.device).pairwise_grad_x(g, y, weight, out)
     return out
 
 
 def _pairwise_grad_weight(g: Tensor, x: Tensor, y: Tensor) -> Tensor:
     out = _pairwise_grad_weight_out(g, x, y)
-    primitives(g.device.type).pairwise_grad_weight(g, x, y, out)
+    primitives(g.device).pairwise_grad_weight(g, x, y, out)
     return out
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..backend import is_automatic
-from ..cpu.workspace import ACCUMULATE
+from ..cpu.workspace import ACCUMULATE, fusible
 from .direct import is_plain
 
-# Elements of the product, and of a weight in another dtype, which autograd keeps for backward.
+# Elements of the product, and of a copied weight, which autograd keeps for backward.
 LARGEST = 2**14
 
 
@@ -27,7 +27,7 @@ def suits(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, feature_dim
         and is_plain(x, y, weight, bias)  # before sizes are looked at, on which a compiler would then rely
         and 0 < x.numel() * y.shape[-1] <= LARGEST
         and weight.shape[0] > 0
-        and (weight.numel() <= LARGEST or weight.dtype == ACCUMULATE[weight.dtype])
+        and (weight.numel() <= LARGEST or (weight.dtype == ACCUMULATE[weight.dtype] and fusible(weight, 1)))
     )
 
 
@@ -38,4 +38,7 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
         wide = bilinear(x.to(dtype), y.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
         return wide.to(x.dtype)
     products = (x.unsqueeze(-1) * y.unsqueeze(-2)).flatten(-2)
-    return torch.nn.functional.linear(products, weight.flatten(1), bias)
+    if bias is None or products.dim() == 2:
+        return torch.nn.functional.linear(products, weight.flatten(1), bias)
+    # With a bias it would return a view, which some in-place changes are forbidden to.
+    return torch.nn.functional.linear(products, weight.flatten(1)).add_(bias)

@@ -8,7 +8,7 @@ from statistics import median_low
 from typing import Any
 
 from .device_table import ALIASES, ARCHITECTURES, DEVICES, Product
-from .targets import architecture_name
+from .targets import architecture_name, product_precisions
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def device_from_properties(target: Any, properties: Mapping[str, Any], number: i
     relative = _like(architecture)
     like = ARCHITECTURES[relative]
     clock = properties.get("sm_clock_rate", 0) * 1e3 or _typical_clock(relative)
+    tf32 = like.tf32 if "tf32" in product_precisions(architecture) else 0.0  # as Triton's compiler has it
     # GeForce cards sum float16 products in float32 at half the rate.
     share = 0.5 if "geforce" in normalised(name).split() else 1.0
     return DeviceSpec(
@@ -87,7 +88,7 @@ def device_from_properties(target: Any, properties: Mapping[str, Any], number: i
         registers_per_sm=like.registers,
         l2_bytes=properties.get("l2_cache_size") or _driver_l2(number) or like.l2,
         memory_bandwidth=_bandwidth(target, properties) or like.bandwidth * 1e9,
-        matrix_flops=_matrix_flops(sm_count * clock, like.half * share, like.tf32 * share, like.fp64),
+        matrix_flops=_matrix_flops(sm_count * clock, like.half * share, tf32 * share, like.fp64),
         fp32_flops=like.fp32 * sm_count * clock,
         clock_hz=clock,
         source="the driver's properties, and the rates a clock that GPUs of its architecture share",
