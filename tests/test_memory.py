@@ -103,7 +103,15 @@ def extra_beside_einsum(sizes: tuple[int, ...], dtype: str) -> tuple[int, int]:
     return extra[OURS], min(extra[order] for order in EINSUM_ORDERS)
 
 
-@pytest.mark.parametrize("by_onednn", [False, True], ids=["MKL", "oneDNN"])
+@pytest.fixture(params=[False, True], ids=["MKL", "oneDNN"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of float32 are MKL's, or oneDNN's."""
+    if request.param and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("torch is built without oneDNN")
+    monkeypatch.setattr(onednn, "is_there", lambda: request.param)
+
+
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -117,42 +125,37 @@ def extra_beside_einsum(sizes: tuple[int, ...], dtype: str) -> tuple[int, int]:
     ],
     ids=str,
 )
-def test_larger_pieces_stay_an_eighth_of_what_einsum_takes(
-    sizes: tuple[int, ...], by_onednn: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_larger_pieces_stay_an_eighth_of_what_einsum_takes(sizes: tuple[int, ...]) -> None:
     """Of 16 MiB and more."""
-    if by_onednn and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        pytest.skip("torch is built without oneDNN")
-    monkeypatch.setattr(onednn, "is_there", lambda: by_onednn)
     ours, einsums = extra_beside_einsum(sizes, "float32")
     assert 8 * ours <= einsums
 
 
-@pytest.mark.parametrize("by_onednn", [False, True], ids=["MKL", "oneDNN"])
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize(
-    ("sizes", "sliced"),
-    [((32, 32, 128, 2000), 2), ((64, 128, 64, 1500), 2), ((64, 100, 300, 300), 1), ((100, 256, 128, 128), 0)],
-    ids=str,
+    ("batch", "weight"),
+    [
+        (32, torch.empty(32, 128, 2001, device="meta")[..., :2000]),
+        (64, torch.empty(128, 64, 1501, device="meta")[..., :1500]),
+        (64, torch.empty(100, 301, 300, device="meta")[:, :300]),
+        (100, torch.empty(128, 128, 257, device="meta")[..., :256].permute(2, 0, 1)),
+    ],
+    ids=["N", "N of few M", "M", "L innermost"],
 )
-def test_no_large_part_of_a_sliced_weight_is_copied(
-    sizes: tuple[int, ...], sliced: int, by_onednn: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of 16 to 49 MB: neither one that MKL takes as it lies, and oneDNN does not."""
-    if by_onednn and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        pytest.skip("torch is built without oneDNN")
-    monkeypatch.setattr(onednn, "is_there", lambda: by_onednn)
-    B, L, M, N = sizes
-    stored = [L, M, N]
-    stored[sliced] += 1
-    weight = torch.randn(stored).narrow(sliced, 0, sizes[1 + sliced])
-    if sliced == 0:  # stored (M, N, L + 1)
-        weight = torch.randn(M, N, L + 1)[..., :L].permute(2, 0, 1)
-    leaves = [t.requires_grad_() for t in (torch.randn(B, M), torch.randn(B, N), weight)]
+def test_no_large_part_of_a_sliced_weight_is_copied(batch: int, weight: Tensor) -> None:
+    """Of 16 to 49 MB; MKL takes it as it lies, oneDNN does not. Its gradient, which is as large, would hide a copy."""
+    given = torch.empty_strided(weight.shape, weight.stride()).normal_()
+    L, M, N = weight.shape
+    x, y, g = (
+        torch.randn(batch, M, requires_grad=True),
+        torch.randn(batch, N, requires_grad=True),
+        torch.randn(batch, L),
+    )
 
     def run() -> tuple[Tensor, ...]:
         with tb.use_backend("torch"):
-            result = tb.bilinear(*leaves)
-            return result, *torch.autograd.grad(result, leaves, torch.ones_like(result))
+            result = tb.bilinear(x, y, given)
+            return result, *torch.autograd.grad(result, (x, y), g)
 
     peak, results = allocated(run)
     assert peak - results <= 8 * 2**20

@@ -118,6 +118,9 @@ def test_a_profile_shows_what_runs():
     events = {event.key for event in profile.key_averages()}
     assert "aten::addmm" in events
     assert not any("triton_bilinear" in event for event in events)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        tb.bilinear(*arguments(33, 2, 32, 32))
+    assert any("triton_bilinear" in event.key for event in profile.key_averages())
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])

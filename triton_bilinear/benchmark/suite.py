@@ -29,7 +29,7 @@ class Outputs:
     def prepare(self) -> None:
         """Make the folder of plots, before anything is measured.
 
-        ValueError where one of them can't be written to, or plots can't be drawn.
+        ValueError where the file or the PNGs could not be written in the end, or plots can't be drawn.
         """
         if self.plots is not None:
             if find_spec("matplotlib") is None:

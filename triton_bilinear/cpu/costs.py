@@ -56,16 +56,13 @@ class Weight(NamedTuple):
 
     def has_dense_columns(self, axes: Sizes) -> bool:
         """Whether any columns of it, as a matrix of one axis and two fused ones, are the transpose of a dense one."""
-        return self.strides[axes[0]] == 1 and self._step(axes) == self.sizes[axes[0]]
+        return self.strides[axes[0]] == 1 and fused_step(self.sizes, self.strides, *axes[1:]) == self.sizes[axes[0]]
 
     def is_dense(self, axes: Sizes) -> bool:
-        """Whether that matrix or its transpose is, in the dtype of a product of accumulated values."""
+        """Whether that matrix is, in the dtype of a product of accumulated values."""
         columns = self.sizes[axes[1]] * self.sizes[axes[2]]
-        rows_are = self._step(axes) == 1 and self.strides[axes[0]] == columns
-        return self.lies_as(axes) and (rows_are or self.has_dense_columns(axes))
-
-    def _step(self, axes: Sizes) -> int:
-        return self.strides[axes[1] if self.sizes[axes[2]] == 1 else axes[2]]
+        step = fused_step(self.sizes, self.strides, *axes[1:])
+        return self.lies_as(axes) and step == 1 and self.strides[axes[0]] == columns
 
     @property
     def converted(self) -> int:
@@ -105,12 +102,17 @@ def one_axis(sizes: Sequence[int], strides: Sequence[int], outer: int, inner: in
     return 1 in (sizes[outer], sizes[inner]) or strides[outer] == strides[inner] * sizes[inner]
 
 
+def fused_step(sizes: Sequence[int], strides: Sequence[int], outer: int, inner: int) -> int:
+    """The stride of that axis."""
+    return strides[outer if sizes[inner] == 1 else inner]
+
+
 def is_matrix(sizes: Sequence[int], strides: Sequence[int], axes: Sizes) -> bool:
     """Whether torch's matrix product takes a tensor as it lies, as a matrix of one axis and two fused ones."""
     rows, outer, inner = axes
-    step = strides[outer if sizes[inner] == 1 else inner]
     shape = sizes[rows], sizes[outer] * sizes[inner]
-    return one_axis(sizes, strides, outer, inner) and blas_takes(shape, (strides[rows], step))
+    steps = strides[rows], fused_step(sizes, strides, outer, inner)
+    return one_axis(sizes, strides, outer, inner) and blas_takes(shape, steps)
 
 
 def blas_takes(shape: Sequence[int], strides: Sequence[int]) -> bool:

@@ -120,8 +120,7 @@ def _tile_copies(
     dense: the axis that is dense in the copies is so in the weight.
     """
     whole = weight.sizes[axes[1]] * weight.sizes[axes[2]]
-    lies = weight.is_dense(axes) if budget.onednn else weight.lies_as(axes)
-    if not _copied(weight, axes, budget) or (columns == whole and lies):
+    if not _copied(weight, axes, budget) or (columns == whole and weight.is_dense(axes)):
         return 0.0
     return _copies(batch, rows, columns, whole) * prod(weight.sizes) * budget.library.copy_cost(dense)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import freed_memory, onednn
-from .costs import blas_takes, is_matrix, one_axis
+from .costs import blas_takes, fused_step, is_matrix, one_axis
 from .pieces import row_pieces
 from .shares import multiply, threads_of
 
@@ -38,10 +38,9 @@ def fusible(tensor: Tensor, axis: int) -> bool:
 def fuse(tensor: Tensor, axis: int) -> Tensor:
     """`tensor` with `axis` and the next one as one axis; they must be fusible."""
     shape, stride = tensor.shape, tensor.stride()
-    outer, inner = shape[axis], shape[axis + 1]
-    step = stride[axis] if inner == 1 else stride[axis + 1]
+    step = fused_step(shape, stride, axis, axis + 1)
     return tensor.as_strided(
-        (*shape[:axis], outer * inner, *shape[axis + 2 :]), (*stride[:axis], step, *stride[axis + 2 :])
+        (*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :]), (*stride[:axis], step, *stride[axis + 2 :])
     )
 
 

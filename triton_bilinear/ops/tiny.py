@@ -38,7 +38,8 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
         wide = bilinear(x.to(dtype), y.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
         return wide.to(x.dtype)
     products = (x.unsqueeze(-1) * y.unsqueeze(-2)).flatten(-2)
+    matrix = weight.flatten(1)
     if bias is None or products.dim() == 2:
-        return torch.nn.functional.linear(products, weight.flatten(1), bias)
+        return torch.nn.functional.linear(products, matrix, bias)
     # With a bias it would return a view, which some in-place changes are forbidden to.
-    return torch.nn.functional.linear(products, weight.flatten(1)).add_(bias)
+    return torch.nn.functional.linear(products, matrix).add_(bias)
