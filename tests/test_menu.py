@@ -26,21 +26,20 @@ from triton_bilinear.gpu.grad_inputs import grad_inputs_launches
 from triton_bilinear.gpu.grad_weight import grad_weight_launches
 from triton_bilinear.inspection.compiled import compile_request
 from triton_bilinear.planning import (
+    SEPARATE,
     ChainProblem,
     ContractProblem,
     GradInputsProblem,
     GradWeightProblem,
     Plan,
-    chain,
-    contract,
-    grad_inputs,
-    grad_weight,
+    Problem,
     plan_chain,
     plan_contract,
     plan_grad_inputs,
     plan_grad_weight,
 )
 from triton_bilinear.planning.config import product_shape
+from triton_bilinear.planning.dispatch import plans_of
 from triton_bilinear.planning.limits import accumulators, legal, shared_bytes
 from triton_bilinear.tuning.compiler import CompiledReport
 from triton_bilinear.tuning.devices import DeviceSpec, device_names, find_device
@@ -176,15 +175,15 @@ def pairs(summed: str) -> Build:
 
 
 Build = Callable[[Layout, torch.dtype, DeviceSpec, Plan | None], list[gpu_launch.Launch]]
-# Each op: how it is launched, its planner as the launching module calls it, and that planner's candidates.
-OPS: dict[str, tuple[Build, str, Callable[..., Iterator[Plan]]]] = {
-    "forward": (forward, "contract.plan_contract", contract._candidates),
-    "keep": (keep, "contract.plan_contract", contract._candidates),
-    "grad_inputs": (joint, "grad_inputs.plan_grad_inputs", grad_inputs._candidates),
-    "grad_weight": (weight_gradient, "grad_weight.plan_grad_weight", grad_weight._candidates),
-    "pairwise": (pairs(""), "chain.plan_chain", chain._candidates),
-    "pairs_grad_x": (pairs("l"), "chain.plan_chain", chain._candidates),
-    "pairs_grad_weight": (pairs("b"), "chain.plan_chain", chain._candidates),
+# Each op: how it is launched, and its planner as the launching module calls it.
+OPS: dict[str, tuple[Build, str]] = {
+    "forward": (forward, "contract.plan_contract"),
+    "keep": (keep, "contract.plan_contract"),
+    "grad_inputs": (joint, "grad_inputs.plan_grad_inputs"),
+    "grad_weight": (weight_gradient, "grad_weight.plan_grad_weight"),
+    "pairwise": (pairs(""), "chain.plan_chain"),
+    "pairs_grad_x": (pairs("l"), "chain.plan_chain"),
+    "pairs_grad_weight": (pairs("b"), "chain.plan_chain"),
 }
 
 
@@ -200,12 +199,13 @@ def allowing_tf32(dtype: str) -> Iterator[None]:
 
 def candidates(op: str, layout: Layout, dtype: torch.dtype, device: DeviceSpec) -> list[Plan]:
     """The plans of a problem that compile to different kernels."""
-    build, planner, listed = OPS[op]
+    build, planner = OPS[op]
     found: dict[tuple[object, ...], Plan] = {}
 
-    def collect(problem: object, device: DeviceSpec) -> Plan | None:
-        for plan in listed(problem, device):
-            found.setdefault((plan.config, plan.splits > 1), plan)
+    def collect(problem: Problem, device: DeviceSpec) -> Plan | None:
+        for plan in plans_of(problem, device):
+            if plan.config != SEPARATE:
+                found.setdefault((plan.config, plan.splits > 1), plan)
         return next(iter(found.values()), None)
 
     module, name = planner.split(".")
@@ -266,7 +266,7 @@ def test_chosen_plans_compile(architecture: str, dtype: str, layout: str, pool: 
     with allowing_tf32(dtype):
         launches = [
             launch
-            for build, _, _ in OPS.values()
+            for build, _ in OPS.values()
             for launch in build(LAYOUTS[layout], kind, device, None)
             if launch.plan is not None
         ]
@@ -306,7 +306,7 @@ def test_the_largest_tiles_of_a_split_compile(architecture: str, pool: CompilerP
 def test_shared_memory_is_what_the_model_says(architecture: str, pool: CompilerPool) -> None:
     """Of the largest and the middling tile of each op: never less than the compiler needs, and not much more."""
     device = find_device(GPUS[architecture])
-    for op, (build, _, _) in OPS.items():
+    for op, (build, _) in OPS.items():
         plans = candidates(op, LAYOUTS["aligned"], torch.bfloat16, device)
         plans.sort(key=lambda plan: shared_bytes(plan.config, device, "bfloat16"))
         for plan in {plans[-1].config: plans[-1], plans[len(plans) // 2].config: plans[len(plans) // 2]}.values():

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("triton")
 
 from triton_bilinear import planning
-from triton_bilinear.planning import SEPARATE, ContractProblem, GradInputsProblem, GradWeightProblem, Plan
+from triton_bilinear.planning import SEPARATE, ContractProblem, GradInputsProblem, GradWeightProblem, Plan, dispatch
 from triton_bilinear.planning.config import config
 from triton_bilinear.planning.dispatch import plan_of, plans_of, predicted_best
 from triton_bilinear.planning.problem import ChainProblem, Problem
@@ -210,6 +210,24 @@ def test_a_warm_plan_is_no_lookup(folder: Path, monkeypatch: pytest.MonkeyPatch)
     first = plan_of(PROBLEM, H100)
     monkeypatch.setattr(store, "lookup", lambda problem, device: pytest.fail("looked up again"))
     assert plan_of(PROBLEM, H100) is first
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: type(problem).__name__)
+def test_another_batch_asks_for_no_tile_but_the_stored_one(
+    problem: Problem, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ragged batches are planned at every new size: what holds for all sizes is not worked out again."""
+    chosen = another(problem)
+    put([stored(chosen, problem)], H100, folder)
+    assert same(plan_of(problem, H100), chosen)
+    module = dispatch._MODULES[type(problem)]
+    asked, plans_with = [], module.plans_with
+    monkeypatch.setattr(module, "plans_with", lambda tile, *rest: asked.append(tile.config) or plans_with(tile, *rest))
+    monkeypatch.setattr(module, "legal", lambda *_: pytest.fail("legality does not depend on the rows"))
+    rows = "outputs" if isinstance(problem, ChainProblem) else "B"
+    plan = plan_of(replace(problem, **{rows: getattr(problem, rows) + 1}), H100)
+    assert (plan.config, plan.order) == (chosen.config, chosen.order)
+    assert asked == [chosen.config]
 
 
 # Stale, foreign, corrupt ----------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ pytest.importorskip("triton")
 from triton_bilinear import explain
 from triton_bilinear.inspection.problem import StepProblem
 from triton_bilinear.inspection.step import step_ops
-from triton_bilinear.planning import GradInputsProblem
-from triton_bilinear.planning.grad_inputs import _candidates
+from triton_bilinear.planning import SEPARATE, GradInputsProblem
+from triton_bilinear.planning.grad_inputs import legal_tiles
 from triton_bilinear.planning.problem import itemsize
 from triton_bilinear.tuning.devices import device_names, find_device
 from triton_bilinear.tuning.sweep.problems import NAMED_SHAPES
@@ -61,7 +61,7 @@ def test_one_product_gives_both_gradients_however_operands_are_read(gpu: str) ->
         for unit, vector, rows, L in product(("l", "m", "n", ""), widths, widths, (16, 17, 256)):
             if unit or vector == itemsize(dtype):
                 problem = GradInputsProblem(1000, L, 160, 129, dtype, precision, unit, vector, rows)
-                assert next(_candidates(problem, device), None) is not None, problem
+                assert legal_tiles(problem, device)[0].config != SEPARATE, problem
 
 
 @pytest.mark.parametrize("gpu", [A100, H100])

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..planning import ContractProblem, GradInputsProblem
 from ..planning.cost import floor_seconds
-from ..planning.grad_inputs import joint_problem, plans
+from ..planning.dispatch import plans_of
+from ..planning.grad_inputs import joint_problem
 from ..planning.plan import cheapest
 from ..tuning.devices import DeviceSpec
 from .manifest import config_record
@@ -166,7 +167,7 @@ def inputs_choice(ops: Sequence[StepOp], device: DeviceSpec) -> InputsChoice | N
         problem = joint_problem(grad_x, grad_y)
     if not isinstance(problem, GradInputsProblem):
         return None
-    *joint, separate = plans(problem, device)
+    *joint, separate = plans_of(problem, device)
     best = cheapest(joint).estimate.seconds if joint else None
     return InputsChoice(chosen, best, separate.estimate.seconds)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..tuning.devices import DeviceSpec
 from .config import SEPARATE
 from .limits import accumulators, shared_bytes
-from .plan import Plan, cheapest
+from .plan import Plan, Tile, cheapest
 from .problem import Problem
 
 # The store reads and writes this package's data, and builds on it: it is imported where it is asked.
 if TYPE_CHECKING:
     from ..tuning.store import Stored
 
+_Problem = TypeVar("_Problem", bound=Problem)
 _Planner = TypeVar("_Planner", bound=Callable[..., Any])
 
 _forgetting: list[Callable[[], None]] = []
@@ -54,46 +55,58 @@ def fall_back(plan: Plan, device: DeviceSpec) -> None:
 
 
 def choose(
-    problem: Problem,
+    problem: _Problem,
     device: DeviceSpec,
-    plans: Iterable[Plan],
+    tiles: Sequence[Tile],
+    plans_with: Callable[[Tile, _Problem, DeviceSpec], Iterable[Plan]],
+    likely: Sequence[Tile] | None = None,
     predict: Callable[[list[Plan]], Plan] = cheapest,
 ) -> Plan:
-    """One of the plans, all of them legal: safe where the device refused another; else stored; else predicted."""
-    plans = list(plans)
+    """A plan with one of the legal tiles: safe where the device refused another; else stored; else predicted.
+
+    plans_with: all plans with a tile. likely: the tiles that a prediction looks at; None for all.
+    """
     if (problem, device) in _refused:
-        plan = replace(_smallest(plans, device, problem.dtype), origin="safe", source="a launch out of resources")
+        plans = plans_with(_smallest(tiles, device, problem.dtype), problem, device)
+        plan = min(plans, key=lambda plan: (plan.splits, plan.groups))
+        plan = replace(plan, origin="safe", source="a launch out of resources")
     else:
-        plan = _stored(problem, device, plans) or predict(plans)
+        plan = _stored(problem, device, tiles, plans_with) or predict(
+            [plan for tile in likely or tiles for plan in plans_with(tile, problem, device)]
+        )
     return replace(plan, problem=problem)
 
 
-def _stored(problem: Problem, device: DeviceSpec, plans: list[Plan]) -> Plan | None:
-    """The first stored entry that is one of the plans, with as many splits and groups as this problem allows."""
+def _stored(
+    problem: _Problem,
+    device: DeviceSpec,
+    tiles: Sequence[Tile],
+    plans_with: Callable[[Tile, _Problem, DeviceSpec], Iterable[Plan]],
+) -> Plan | None:
+    """The first stored entry whose tile is legal, with as many splits and groups as this problem allows."""
     from ..tuning import store
 
     for found in store.lookup(problem, device):
-        same = [plan for plan in plans if (plan.config, plan.order) == (found.config, found.order)]
-        if same:
-            return replace(_nearest(same, found), origin=found.origin, source=found.source)
+        for tile in tiles:
+            if (tile.config, tile.order) == (found.config, found.order):
+                plan = _nearest(plans_with(tile, problem, device), found)
+                return replace(plan, origin=found.origin, source=found.source)
         if found.problem == problem:
             store.report(f"{found.source}: not used: {found.config} is no plan for {problem}")
     return None
 
 
-def _nearest(plans: list[Plan], found: Stored) -> Plan:
+def _nearest(plans: Iterable[Plan], found: Stored) -> Plan:
     """By splits and groups."""
     return min(
         plans, key=lambda plan: abs(math.log(plan.splits / found.splits)) + abs(math.log(plan.groups / found.groups))
     )
 
 
-def _smallest(plans: list[Plan], device: DeviceSpec, dtype: str) -> Plan:
-    def needs(plan: Plan) -> tuple[int, int, int, int]:
-        config = plan.config
-        return shared_bytes(config, device, dtype), accumulators(config, dtype), plan.splits, plan.groups
-
-    return min((plan for plan in plans if plan.config != SEPARATE), key=needs)
+def _smallest(tiles: Sequence[Tile], device: DeviceSpec, dtype: str) -> Tile:
+    """The one that needs least shared memory, then fewest registers."""
+    joint = (tile for tile in tiles if tile.config != SEPARATE)
+    return min(joint, key=lambda tile: (shared_bytes(tile.config, device, dtype), accumulators(tile.config, dtype)))
 
 
 def _forget() -> None:

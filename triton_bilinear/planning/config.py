@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 KERNELS = ("khatri_rao", "project", "grad_inputs", "grad_weight", "chain")
 
@@ -21,7 +22,11 @@ class Config:
     num_stages: int
 
     def __getitem__(self, axis: str) -> int:
-        return dict(self.blocks)[axis]
+        return self._size_of[axis]
+
+    @cached_property
+    def _size_of(self) -> dict[str, int]:
+        return dict(self.blocks)
 
     def constants(self) -> dict[str, int]:
         """The kernel's BLOCK_ arguments."""

@@ -7,12 +7,11 @@ the four. The programs of a launch come in waves.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..tuning.devices import DeviceSpec
 from ..tuning.targets import asynchronous_unit
-from .problem import itemsize
+from .problem import Problem, itemsize
 
 LAUNCH_SECONDS = 3e-6
 PROGRAM_INSTRUCTIONS = 450  # of each warp, before and behind a program's loop
@@ -22,8 +21,7 @@ L2_BYTES_PER_CLOCK = 40  # an SM's share of the L2 cache's bandwidth
 MATRIX_EFFICIENCY = 0.8  # share of the matrix peak that a pipelined loop of large tiles reaches
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """What a launch does. Per program: matrix-unit FLOPs, warp instructions, bytes read through L2; the rest in all.
 
     waits: those of a program's instructions that the matrix unit waits for.
@@ -40,8 +38,7 @@ class Work:
     workspace_bytes: float = 0.0
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """Predicted seconds, the total and its terms; matrix-unit FLOPs, padding included; bytes through device memory."""
 
     seconds: float
@@ -53,6 +50,32 @@ class Estimate:
     waves: int
     matrix_flops: float
     dram_bytes: float
+
+
+class Rates(NamedTuple):
+    """What a device does in a second: an SM's matrix FLOPs, warp instructions and bytes through L2; the memory's bytes.
+
+    cached_bytes: of a workspace that is still in the L2 cache when it is read.
+    """
+
+    sm_count: int
+    flops: float
+    instructions: float
+    l2_bytes: float
+    dram_bytes: float
+    cached_bytes: float
+
+
+def rates(device: DeviceSpec, dtype: str, precision: str) -> Rates:
+    """Of products of this dtype at this precision."""
+    return Rates(
+        sm_count=device.sm_count,
+        flops=matrix_rate(device, dtype, precision) * MATRIX_EFFICIENCY / device.sm_count,
+        instructions=ISSUE_SLOTS * device.clock_hz,
+        l2_bytes=L2_BYTES_PER_CLOCK * device.clock_hz,
+        dram_bytes=device.memory_bandwidth,
+        cached_bytes=device.l2_bytes / 2,
+    )
 
 
 def matrix_rate(device: DeviceSpec, dtype: str, precision: str) -> float:
@@ -69,20 +92,19 @@ def uses_matrix_unit(device: DeviceSpec, dtype: str, precision: str) -> bool:
     return (dtype != "float32" or precision != "ieee") and (dtype != "float64" or "float64" in device.matrix_flops)
 
 
-def estimate(work: Work, device: DeviceSpec, dtype: str, precision: str) -> Estimate:
+def estimate(work: Work, rates: Rates) -> Estimate:
     """Seconds of a launch and its second pass, if any."""
-    waves = math.ceil(work.programs / device.sm_count)
-    sm_rate = matrix_rate(device, dtype, precision) * MATRIX_EFFICIENCY / device.sm_count
-    clock = device.clock_hz
-    matrix = waves * (work.matrix_flops / sm_rate + work.waits / (ISSUE_SLOTS * clock))
-    issue = waves * work.instructions / (ISSUE_SLOTS * clock)
-    l2 = waves * work.l2_bytes / (L2_BYTES_PER_CLOCK * clock)
+    waves = -(-work.programs // rates.sm_count)
+    matrix = waves * (work.matrix_flops / rates.flops + work.waits / rates.instructions)
+    issue = waves * work.instructions / rates.instructions
+    l2 = waves * work.l2_bytes / rates.l2_bytes
+    dram_bytes = work.dram_bytes
     # A workspace is read at once by the next launch: a small one is still in the L2 cache.
-    cached = work.workspace_bytes <= device.l2_bytes / 2
-    if cached:
-        l2 += 2 * work.workspace_bytes / (device.sm_count * L2_BYTES_PER_CLOCK * clock)
-    dram_bytes = work.dram_bytes + 2 * work.workspace_bytes * (not cached)
-    dram = dram_bytes / device.memory_bandwidth
+    if work.workspace_bytes <= rates.cached_bytes:
+        l2 += 2 * work.workspace_bytes / (rates.sm_count * rates.l2_bytes)
+    else:
+        dram_bytes += 2 * work.workspace_bytes
+    dram = dram_bytes / rates.dram_bytes
     launch = work.launches * LAUNCH_SECONDS + PROGRAM_SECONDS
     overlapped = (matrix**3 + issue**3 + l2**3 + dram**3) ** (1 / 3)
     flops = work.programs * work.matrix_flops
@@ -106,38 +128,37 @@ def tiles(size: int, block: int) -> int:
     return -(-size // block)
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step of a kernel's loop: a (rows, columns, depth) product of the tile.
+class Step(NamedTuple):
+    """One step of a kernel's loop: FLOPs and warp instructions of all warps."""
+
+    flops: float
+    instructions: float
+
+
+def product_step(
+    rows: int,
+    columns: int,
+    depth: int,
+    num_warps: int,
+    product: int,
+    vector: int,
+    problem: Problem,
+    device: DeviceSpec,
+    product_cost: float = 4.0,
+) -> Step:
+    """A step that multiplies tiles (rows, depth) and (depth, columns).
 
     product: elements of the left operand that are made in registers rather than loaded, at `product_cost` instructions
-    for 32 pairs of 16 bits. vector: the bytes that operands are read with at a time.
+    for 32 pairs of 16 bits. vector: the bytes that operands are read with at a time. The coefficients are read off
+    compiled loops; good to a third.
     """
-
-    rows: int
-    columns: int
-    depth: int
-    num_warps: int
-    product: int
-    vector: int
-    product_cost: float = 4.0
-
-    @property
-    def flops(self) -> float:
-        return 2.0 * self.rows * self.columns * self.depth
-
-    def instructions(self, device: DeviceSpec, dtype: str, precision: str) -> float:
-        """Warp instructions, all warps: matrix instructions, operand product, loads, bookkeeping.
-
-        The coefficients are read off compiled loops; good to a third.
-        """
-        item = itemsize(dtype)
-        if not uses_matrix_unit(device, dtype, precision):
-            matrix = self.flops / 64
-        elif asynchronous_unit(device.architecture) is not None and self.rows >= 64:
-            matrix = 4.0 * self.num_warps
-        else:
-            matrix = 1.5 * self.flops / (4096 if item == 2 else 2048)
-        elements = self.depth * (self.columns + (0 if self.product else self.rows))
-        loads = 3 * elements * item / (32 * self.vector)
-        return matrix + self.product_cost * self.product * item / 128 + loads + 60 * self.num_warps
+    item, flops = itemsize(problem.dtype), 2.0 * rows * columns * depth
+    if not uses_matrix_unit(device, problem.dtype, problem.precision):
+        matrix = flops / 64
+    elif asynchronous_unit(device.architecture) is not None and rows >= 64:
+        matrix = 4.0 * num_warps
+    else:
+        matrix = 1.5 * flops / (4096 if item == 2 else 2048)
+    elements = depth * (columns + (0 if product else rows))
+    loads = 3 * elements * item / (32 * vector)
+    return Step(flops, matrix + product_cost * product * item / 128 + loads + 60 * num_warps)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from ..tuning.devices import DeviceSpec
 from . import chain, contract, grad_inputs, grad_weight
 from .plan import Plan, cheapest
-from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem, Problem
+from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem, Problem, of_one_row
+
+_MODULES = {
+    ContractProblem: contract,
+    GradInputsProblem: grad_inputs,
+    GradWeightProblem: grad_weight,
+    ChainProblem: chain,
+}
 
 
 def plan_of(problem: Problem, device: DeviceSpec) -> Plan | None:
@@ -25,21 +33,11 @@ def plan_of(problem: Problem, device: DeviceSpec) -> Plan | None:
 
 def plans_of(problem: Problem, device: DeviceSpec) -> list[Plan]:
     """Every plan that the device can run; for a GradInputsProblem the last one's config is SEPARATE."""
-    match problem:
-        case ContractProblem():
-            return list(contract._candidates(problem, device))
-        case GradInputsProblem():
-            return grad_inputs.plans(problem, device)
-        case GradWeightProblem():
-            return list(grad_weight._candidates(problem, device))
-        case ChainProblem():
-            return list(chain._candidates(problem, device))
+    module: Any = _MODULES[type(problem)]
+    legal = module.legal_tiles(of_one_row(problem), device)
+    return [plan for tile in legal for plan in module.plans_with(tile, problem, device)]
 
 
 def predicted_best(problem: Problem, plans: Iterable[Plan]) -> Plan:
     """The one of these plans that the model takes."""
-    return (
-        grad_inputs.joint_or_separate(problem, list(plans))
-        if isinstance(problem, GradInputsProblem)
-        else cheapest(plans)
-    )
+    return grad_inputs.joint_or_separate(problem, plans) if isinstance(problem, GradInputsProblem) else cheapest(plans)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import astuple
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from typing import TypeVar
 
 from ..tuning.devices import DeviceSpec
 from .choice import choose, remembered
-from .config import SEPARATE, Config
+from .config import SEPARATE, Config, product_shape
 from .contract import plan_contract
 from .cost import (
     PROGRAM_INSTRUCTIONS,
@@ -17,45 +17,82 @@ from .cost import (
     Work,
     estimate,
     padded,
+    product_step,
+    rates,
     tiles,
 )
 from .limits import holds_g, legal
 from .menu import choices
-from .plan import MAX_WORKSPACE_BYTES, Plan, cheapest, split_choices
-from .problem import ContractProblem, GradInputsProblem, itemsize
+from .plan import MAX_WORKSPACE_BYTES, Plan, Tile, cheapest, split_choices
+from .problem import ContractProblem, GradInputsProblem, itemsize, of_one_row, sum_bytes
 from .reads import reads
 
 # The depth of the shallowest tiles of half precision.
 _LEAST_DEPTH = 16
 
+_Found = TypeVar("_Found", Tile, Plan)
+
 
 @remembered
 def plan_grad_inputs(problem: GradInputsProblem, device: DeviceSpec) -> Plan | None:
     """The stored or the cheapest joint plan, or None where two separate contractions are stored or taken."""
-    plan = choose(problem, device, plans(problem, device), partial(joint_or_separate, problem))
+    found = legal_tiles(of_one_row(problem), device)
+    plan = choose(problem, device, found, plans_with, _likely(problem, found), partial(joint_or_separate, problem))
     return None if plan.config == SEPARATE else plan
 
 
-def plans(problem: GradInputsProblem, device: DeviceSpec) -> list[Plan]:
-    """Every joint plan, and last the one whose config is SEPARATE."""
-    singles = [astuple(plan_contract(single, device).estimate) for single in separate_problems(problem)]
-    both = Estimate(*(sum(terms) for terms in zip(*singles, strict=True)))
-    return [*_candidates(problem, device), Plan(SEPARATE, ("l", "m", "n"), 1, both)]
+@remembered
+def legal_tiles(problem: GradInputsProblem, device: DeviceSpec) -> tuple[Tile, ...]:
+    """What the device takes, whatever the rows; last SEPARATE."""
+    orders = (("l", "m", "n"), ("l", "n", "m"))
+    joint = (
+        Tile(config, order, (_step(config, order, problem, device),))
+        for order in orders
+        for config in choices("grad_inputs", problem.dtype, problem.precision, problem.vector)
+        if legal(config, device, problem, order)
+    )
+    return (*joint, Tile(SEPARATE, orders[0]))
 
 
-def joint_or_separate(problem: GradInputsProblem, plans: list[Plan]) -> Plan:
-    """The cheapest of joint plans, or SEPARATE's, the last.
+def plans_with(tile: Tile, problem: GradInputsProblem, device: DeviceSpec) -> Iterator[Plan]:
+    """A tile's plans; SEPARATE's takes as long as those of both contractions."""
+    if tile.config == SEPARATE:
+        singles = [plan_contract(single, device).estimate for single in separate_problems(problem)]
+        yield Plan(SEPARATE, tile.order, 1, Estimate(*map(sum, zip(*singles, strict=True))))
+        return
+    config, rate = tile.config, rates(device, problem.dtype, problem.precision)
+    M, N = _inputs(problem, tile.order)
+    row_bytes = problem.B * sum_bytes(problem.dtype)
+    rows, n_tiles, m_tiles = tiles(problem.B, config["B"]), tiles(N, config["N"]), tiles(M, config["M"])
+    for share in split_choices(n_tiles, rows, device.sm_count):
+        # One group needs no more than a float32 dx; more of them must fit the workspace.
+        groups = tiles(n_tiles, tiles(n_tiles, share))
+        if groups > 1 and groups * M * row_bytes > MAX_WORKSPACE_BYTES:
+            continue
+        for splits in split_choices(m_tiles, rows * groups, device.sm_count):
+            if splits == 1 or splits * N * row_bytes <= MAX_WORKSPACE_BYTES:
+                predicted = estimate(_work(problem, tile, groups, splits, device), rate)
+                yield Plan(config, tile.order, splits, predicted, groups)
 
-    That one for fewer outputs than fill the depth of a tile, where it is predicted to cost less: padding takes what the
-    joint product saves. From there on a step is three units, the joint tile no deeper than L wants.
+
+def joint_or_separate(problem: GradInputsProblem, plans: Iterable[Plan]) -> Plan:
+    """The one that is predicted to cost least: of joint plans or, for few outputs, SEPARATE's."""
+    likely = _likely(problem, list(plans))
+    joint = [plan for plan in likely if plan.config != SEPARATE]
+    separate = [plan for plan in likely if plan.config == SEPARATE]
+    return min([cheapest(joint), *separate] if joint else separate, key=lambda plan: plan.estimate.seconds)
+
+
+def _likely(problem: GradInputsProblem, found: Sequence[_Found]) -> Sequence[_Found]:
+    """Of tiles or plans those worth a prediction: joint ones no deeper than L wants, if that fills the depth of a tile.
+
+    A step is three units then. For fewer outputs padding takes what the joint product saves: all of them.
     """
-    *joint, separate = plans
-    if problem.L >= _LEAST_DEPTH:
-        least = min((padded(problem.L, plan.config["L"]) for plan in joint), default=0)
-        joint = [plan for plan in joint if padded(problem.L, plan.config["L"]) <= 1.25 * least]
-        return cheapest(joint) if joint else separate
-    best = cheapest(joint) if joint else separate
-    return best if best.estimate.seconds <= separate.estimate.seconds else separate
+    joint = [each for each in found if each.config != SEPARATE]
+    if problem.L < _LEAST_DEPTH or not joint:
+        return found
+    least = min(padded(problem.L, each.config["L"]) for each in joint)
+    return [each for each in joint if padded(problem.L, each.config["L"]) <= 1.25 * least]
 
 
 def separate_problems(problem: GradInputsProblem) -> tuple[ContractProblem, ContractProblem]:
@@ -77,51 +114,38 @@ def joint_problem(grad_x: ContractProblem, grad_y: ContractProblem) -> GradInput
     return GradInputsProblem(*sizes, grad_x.dtype, grad_x.precision, unit, grad_x.vector, row_vector)
 
 
-def _candidates(problem: GradInputsProblem, device: DeviceSpec) -> Iterator[Plan]:
-    accumulator = max(4, itemsize(problem.dtype))
-    for order, M, N in (("lmn", problem.M, problem.N), ("lnm", problem.N, problem.M)):
-        for config in choices("grad_inputs", problem.dtype, problem.precision, problem.vector):
-            if not legal(config, device, problem, tuple(order)):
-                continue
-            rows, n_tiles = tiles(problem.B, config["B"]), tiles(N, config["N"])
-            for share in split_choices(n_tiles, rows, device.sm_count):
-                # One group needs no more than a float32 dx; more of them must fit the workspace.
-                groups = tiles(n_tiles, tiles(n_tiles, share))
-                if groups > 1 and groups * problem.B * M * accumulator > MAX_WORKSPACE_BYTES:
-                    continue
-                for splits in split_choices(tiles(M, config["M"]), rows * groups, device.sm_count):
-                    if splits > 1 and splits * problem.B * N * accumulator > MAX_WORKSPACE_BYTES:
-                        continue
-                    predicted = _predict(problem, config, tuple(order), groups, splits, device)
-                    yield Plan(config, tuple(order), splits, predicted, groups)
+def _inputs(problem: GradInputsProblem, order: tuple[str, ...]) -> tuple[int, int]:
+    """The sizes of the kernel's m and n."""
+    return (problem.M, problem.N) if order == ("l", "m", "n") else (problem.N, problem.M)
 
 
-def _predict(
-    problem: GradInputsProblem, config: Config, order: tuple[str, ...], groups: int, splits: int, device: DeviceSpec
-) -> Estimate:
-    M, N = (problem.M, problem.N) if order == ("l", "m", "n") else (problem.N, problem.M)
-    item, accumulator = itemsize(problem.dtype), max(4, itemsize(problem.dtype))
-    b, depth, m, n = config["B"], config["L"], config["M"], config["N"]
-    held = holds_g(config, problem.L)
+def _step(config: Config, order: tuple[str, ...], problem: GradInputsProblem, device: DeviceSpec) -> Step:
     _, vector = reads(config, problem, order)
-    step = Step(b, m * n, depth, config.num_warps, 0, vector)
-    n_tiles, m_tiles, l_tiles = -(-tiles(N, n) // groups), -(-tiles(M, m) // splits), tiles(problem.L, depth)
+    return product_step(*product_shape(config), config.num_warps, 0, vector, problem, device)
+
+
+def _work(problem: GradInputsProblem, tile: Tile, groups: int, splits: int, device: DeviceSpec) -> Work:
+    config, (step,), item = tile.config, tile.steps, itemsize(problem.dtype)
+    M, N = _inputs(problem, tile.order)
+    b, depth, m, n = config["B"], config["L"], config["M"], config["N"]
+    row_tiles, l_tiles = tiles(problem.B, b), tiles(problem.L, depth)
+    n_tiles = -(-tiles(N, n) // groups)
+    products = n_tiles * -(-tiles(M, m) // splits)
     epilogue = b * m * n * 4 / 32 + b * (m + n) / 8 + 40 * config.num_warps
-    per_tile = l_tiles * step.instructions(device, problem.dtype, problem.precision) + epilogue
-    tile_bytes = l_tiles * (depth * m * n + (0 if held else b * depth)) * item + 2 * b * m * accumulator
-    programs = tiles(problem.B, b) * groups * splits
-    partial = problem.B * accumulator * (groups * M * (groups > 1 or n_tiles > 1) + splits * N * (splits > 1))
+    g = 0 if holds_g(config, problem.L) else b * depth
+    tile_bytes = l_tiles * (depth * m * n + g) * item + 2 * b * m * sum_bytes(problem.dtype)
+    programs = row_tiles * groups * splits
+    partial_x, partial_y = groups > 1 or n_tiles > 1, splits > 1
     weight = problem.L * M * N * item
-    rereads = min(-(-programs // device.sm_count), tiles(problem.B, b)) if weight > device.l2_bytes else 1
-    work = Work(
+    rereads = min(-(-programs // device.sm_count), row_tiles) if weight > device.l2_bytes else 1
+    return Work(
         programs=programs,
-        matrix_flops=n_tiles * m_tiles * l_tiles * step.flops,
-        instructions=n_tiles * m_tiles * per_tile + PROGRAM_INSTRUCTIONS * config.num_warps,
-        l2_bytes=n_tiles * m_tiles * tile_bytes,
+        matrix_flops=products * l_tiles * step.flops,
+        instructions=products * (l_tiles * step.instructions + epilogue) + PROGRAM_INSTRUCTIONS * config.num_warps,
+        l2_bytes=products * tile_bytes,
         dram_bytes=weight * rereads + problem.B * (problem.L + 2 * M + 2 * N) * item,
-        workspace_bytes=partial,
-        launches=1 + (splits > 1) + (groups > 1 or n_tiles > 1),
+        workspace_bytes=problem.B * (groups * M * partial_x + splits * N * partial_y) * sum_bytes(problem.dtype),
+        launches=1 + partial_x + partial_y,
         # The epilogue waits for the product and the next product for the epilogue.
-        waits=n_tiles * m_tiles * epilogue,
+        waits=products * epilogue,
     )
-    return estimate(work, device, problem.dtype, problem.precision)

@@ -4,66 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import permutations
+from math import prod
 
 from ..tuning.devices import DeviceSpec
 from .choice import choose, remembered
-from .config import Config
-from .cost import PROGRAM_INSTRUCTIONS, Estimate, Step, Work, estimate, tiles
+from .config import Config, product_shape
+from .cost import PROGRAM_INSTRUCTIONS, Step, Work, estimate, product_step, rates, tiles
 from .limits import legal
 from .menu import choices
-from .plan import MAX_WORKSPACE_BYTES, Plan, split_choices
-from .problem import GradWeightProblem, itemsize
+from .plan import MAX_WORKSPACE_BYTES, Plan, Tile, split_choices
+from .problem import GradWeightProblem, itemsize, of_one_row, sum_bytes
 
 
 @remembered
 def plan_grad_weight(problem: GradWeightProblem, device: DeviceSpec) -> Plan:
     """The stored plan, or the cheapest by the machine model; the three axes may take each other's part."""
-    return choose(problem, device, _candidates(problem, device))
+    return choose(problem, device, legal_tiles(of_one_row(problem), device), plans_with)
 
 
-def _candidates(problem: GradWeightProblem, device: DeviceSpec) -> Iterator[Plan]:
-    size = {"p": problem.P, "q": problem.Q, "r": problem.R}
-    accumulator = max(4, itemsize(problem.dtype))
+@remembered
+def legal_tiles(problem: GradWeightProblem, device: DeviceSpec) -> tuple[Tile, ...]:
+    """What the device takes, whatever the rows."""
+    found = []
     for order in permutations("pqr"):
-        P, Q, R = (size[axis] for axis in order)
         vector = problem.vectors["pqr".index(order[2])]
         for config in choices("grad_weight", problem.dtype, problem.precision, vector):
-            if not legal(config, device, problem, order):
-                continue
-            outer = tiles(P, config["P"]) * tiles(Q, config["Q"]) * tiles(R, config["R"])
-            for splits in split_choices(tiles(problem.B, config["B"]), outer, device.sm_count):
-                if splits == 1 or splits * P * Q * R * accumulator <= MAX_WORKSPACE_BYTES:
-                    # Stores of a tile run along r, and along q where r is not the result's last axis: see coalesced.
-                    coalesced = order[2] == "r" or (order[1] == "r" and config["Q"] >= 16)
-                    predicted = _predict(problem, config, (P, Q, R), vector, splits, coalesced, device)
-                    yield Plan(config, order, splits, predicted)
+            if legal(config, device, problem, order):
+                found.append(Tile(config, order, (_step(config, vector, problem, device),)))
+    return tuple(found)
 
 
-def _predict(
-    problem: GradWeightProblem,
-    config: Config,
-    sizes: tuple[int, int, int],
-    vector: int,
-    splits: int,
-    coalesced: bool,
-    device: DeviceSpec,
-) -> Estimate:
-    P, Q, R = sizes
-    item, accumulator = itemsize(problem.dtype), max(4, itemsize(problem.dtype))
-    b, p, q, r = config["B"], config["P"], config["Q"], config["R"]
-    outer = tiles(P, p) * tiles(Q, q) * tiles(R, r)
-    steps = -(-tiles(problem.B, b) // splits)
+def plans_with(tile: Tile, problem: GradWeightProblem, device: DeviceSpec) -> Iterator[Plan]:
+    """A tile's plans."""
+    config, rate = tile.config, rates(device, problem.dtype, problem.precision)
+    outer, out_bytes = _outer(problem, tile), problem.P * problem.Q * problem.R * sum_bytes(problem.dtype)
+    for splits in split_choices(tiles(problem.B, config["B"]), outer, device.sm_count):
+        if splits == 1 or splits * out_bytes <= MAX_WORKSPACE_BYTES:
+            yield Plan(config, tile.order, splits, estimate(_work(problem, tile, outer * splits, splits), rate))
+
+
+def _outer(problem: GradWeightProblem, tile: Tile) -> int:
+    """The tiles that cover the result."""
+    size = {"p": problem.P, "q": problem.Q, "r": problem.R}
+    return prod(tiles(size[axis], tile.config[block]) for axis, block in zip(tile.order, "PQR", strict=True))
+
+
+def _step(config: Config, vector: int, problem: GradWeightProblem, device: DeviceSpec) -> Step:
+    rows, columns, depth = product_shape(config)
     # A single row of a multiplies b in the layout of b's load; more of them change layouts.
-    step = Step(p * q, r, b, config.num_warps, p * q * b, vector, product_cost=5.5 if p == 1 else 8.0)
-    loop = step.instructions(device, problem.dtype, problem.precision) + 2 * q * b * item / 512
+    cost = 5.5 if config["P"] == 1 else 8.0
+    step = product_step(rows, columns, depth, config.num_warps, rows * depth, vector, problem, device, cost)
+    return step._replace(instructions=step.instructions + 2 * config["Q"] * depth * itemsize(problem.dtype) / 512)
+
+
+def _work(problem: GradWeightProblem, tile: Tile, programs: int, splits: int) -> Work:
+    config, (step,), item = tile.config, tile.steps, itemsize(problem.dtype)
+    b, p, q, r = config["B"], config["P"], config["Q"], config["R"]
+    steps = -(-tiles(problem.B, b) // splits)
+    out_elements = problem.P * problem.Q * problem.R
+    # Stores of a tile run along r, and along q where r is not the result's last axis.
+    coalesced = tile.order[2] == "r" or (tile.order[1] == "r" and q >= 16)
     store = p * q * r / (32 if coalesced else 4)
-    work = Work(
-        programs=outer * splits,
+    return Work(
+        programs=programs,
         matrix_flops=steps * step.flops,
-        instructions=steps * loop + store + PROGRAM_INSTRUCTIONS * config.num_warps,
+        instructions=steps * step.instructions + store + PROGRAM_INSTRUCTIONS * config.num_warps,
         l2_bytes=steps * b * (p + q + r) * item,
-        dram_bytes=(problem.B * (P + Q + R) + P * Q * R) * item,
-        workspace_bytes=splits * P * Q * R * accumulator if splits > 1 else 0,
+        dram_bytes=(problem.B * (problem.P + problem.Q + problem.R) + out_elements) * item,
+        workspace_bytes=splits * out_elements * sum_bytes(problem.dtype) if splits > 1 else 0,
         launches=1 + (splits > 1),
     )
-    return estimate(work, device, problem.dtype, problem.precision)

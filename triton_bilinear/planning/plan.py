@@ -1,4 +1,4 @@
-"""A plan: the order of the contraction, the tile, and how the work is split, with the predicted time."""
+"""A plan: the tile, the order of the contraction, and how the work is split, with the predicted time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .config import Config
-from .cost import Estimate
+from .cost import Estimate, Step
 from .problem import Problem
 
 # Partial results of a split go through a workspace in device memory, never larger than this.
@@ -17,12 +17,24 @@ _ALIKE = 1.02
 
 
 @dataclass(frozen=True)
+class Tile:
+    """A tile that the device takes for a problem of any number of rows.
+
+    order: the problem's axes in the order in which the kernel's own axes take them, e.g. ("p", "r", "q") where the
+    kernel contracts r first. steps: of the kernel's loop, or of both its loops.
+    """
+
+    config: Config
+    order: tuple[str, ...]
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True)
 class Plan:
     """How one launch (and its second pass, where splits > 1) serves a problem.
 
-    order: the problem's axes in the order in which the kernel's own axes take them, e.g. ("p", "r", "q") where the
-    kernel contracts r first; splits: shares of the contraction, added up by a second pass; groups: for grad_inputs, the
-    groups of n tiles, each with a partial dx. origin: "measured", "predicted" or "safe" (what a device that refused
+    config, order: the tile's; splits: shares of the contraction, added up by a second pass; groups: for grad_inputs,
+    the groups of n tiles, each with a partial dx. origin: "measured", "predicted" or "safe" (what a device that refused
     another plan got). source: the file of stored configs that it comes from, or "cost model", or why it is safe.
     problem: the one that it was chosen for.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 _ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
@@ -10,6 +11,11 @@ _ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 def itemsize(dtype: str) -> int:
     """Bytes of an element."""
     return _ITEMSIZE[dtype]
+
+
+def sum_bytes(dtype: str) -> int:
+    """Bytes of a sum over elements: float32 is the least that sums are kept in."""
+    return max(4, _ITEMSIZE[dtype])
 
 
 @dataclass(frozen=True)
@@ -84,3 +90,13 @@ class ChainProblem:
 
 
 Problem = ContractProblem | GradInputsProblem | GradWeightProblem | ChainProblem
+_Problem = TypeVar("_Problem", bound=Problem)
+
+# The sizes that may change with every call of a layer.
+ROWS = ("B", "outputs", "K", "inputs")
+
+
+def of_one_row(problem: _Problem) -> _Problem:
+    """The problem with each of ROWS 1: what all calls of a layer have in common."""
+    rows: dict[str, Any] = {field.name: 1 for field in fields(problem) if field.name in ROWS}
+    return replace(problem, **rows)

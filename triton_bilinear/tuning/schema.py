@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar, get_type_hints
 
 from ..planning.config import KERNELS, SEPARATE, Config
-from ..planning.problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem, Problem
+from ..planning.problem import ROWS, ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem, Problem
 from .devices import DeviceSpec
 
 SCHEMA_VERSION = 1
@@ -105,9 +105,8 @@ def class_of(problem: Problem) -> tuple[Any, ...]:
 
 def bucket(problem: Problem) -> dict[str, tuple[int, int]]:
     """The sizes that a plan found for this problem may serve: half to twice the batch, other sizes an eighth off."""
-    rows = ("B", "outputs", "K", "inputs")
     return {
-        name: (max(1, size // 2), 2 * size) if name in rows else (size - size // 8, size + size // 8)
+        name: (max(1, size // 2), 2 * size) if name in ROWS else (size - size // 8, size + size // 8)
         for name, size in sizes_of(problem).items()
     }
 

@@ -58,6 +58,14 @@ class ConfigFile:
         """Those that can be understood."""
         return tuple(entry for number, data in enumerate(self.raw, 1) for entry in self._entry(number, data))
 
+    @cached_property
+    def by_class(self) -> dict[tuple[Any, ...], list[Entry]]:
+        """The entries that share with a problem all but sizes."""
+        found: dict[tuple[Any, ...], list[Entry]] = {}
+        for entry in self.entries:
+            found.setdefault(class_of(entry.problem), []).append(entry)
+        return found
+
     def _entry(self, number: int, data: Any) -> Iterator[Entry]:
         try:
             yield read_entry(data)
@@ -87,9 +95,10 @@ def package_folder() -> Path:
 
 def lookup(problem: Problem, device: DeviceSpec) -> Iterator[Stored]:
     """The entries that serve the problem on the device, best first."""
+    kind, sizes = class_of(problem), sizes_of(problem)
     for file in files_for(device):
-        serving = [entry for entry in file.entries if _serves(entry, problem)]
-        for entry in sorted(serving, key=lambda entry: (entry.origin != "measured", _distance(entry, problem))):
+        serving = [entry for entry in file.by_class.get(kind, ()) if _serves(entry, sizes)]
+        for entry in sorted(serving, key=lambda entry: (entry.origin != "measured", _distance(entry, sizes))):
             if entry.kernel_hash != kernel_hash(entry.config.kernel):
                 report(f"{file.path}: entries for other kernels than this version's are not used")
                 continue
@@ -101,11 +110,7 @@ def lookup(problem: Problem, device: DeviceSpec) -> Iterator[Stored]:
 
 def files_for(device: DeviceSpec) -> list[ConfigFile]:
     """The files whose entries may serve the device, in the order of the lookup."""
-    found = []
-    for folder in (user_folder(), package_folder()):
-        files = [(_match(file.gpu, device), file) for file in read_folder(folder)] if folder else []
-        found += sorted((file for file in files if file[0] is not None), key=lambda file: file[0] or 0)
-    return [file for _, file in found]
+    return [file for folder in (user_folder(), package_folder()) if folder for file in _files_in(folder, device)]
 
 
 def report(message: str) -> None:
@@ -118,9 +123,16 @@ def report(message: str) -> None:
 def forget() -> None:
     """Read the files again when next asked."""
     read_folder.cache_clear()
+    _files_in.cache_clear()
 
 
 _reported: set[str] = set()
+
+
+@cache
+def _files_in(folder: Path, device: DeviceSpec) -> list[ConfigFile]:
+    files = [(_match(file.gpu, device), file) for file in read_folder(folder)]
+    return [file for _, file in sorted((file for file in files if file[0] is not None), key=lambda file: file[0] or 0)]
 
 
 @cache
@@ -167,15 +179,13 @@ def _canonical(name: str) -> str:
         return normalised(name)
 
 
-def _serves(entry: Entry, problem: Problem) -> bool:
-    if class_of(entry.problem) != class_of(problem):
-        return False
-    return all(entry.serves[name][0] <= size <= entry.serves[name][1] for name, size in sizes_of(problem).items())
+def _serves(entry: Entry, sizes: dict[str, int]) -> bool:
+    return all(entry.serves[name][0] <= size <= entry.serves[name][1] for name, size in sizes.items())
 
 
-def _distance(entry: Entry, problem: Problem) -> float:
-    sizes = sizes_of(entry.problem)
-    return sum(abs(math.log(size / sizes[name])) for name, size in sizes_of(problem).items())
+def _distance(entry: Entry, sizes: dict[str, int]) -> float:
+    own = sizes_of(entry.problem)
+    return sum(abs(math.log(size / own[name])) for name, size in sizes.items())
 
 
 def _in_words(entry: Entry) -> str:
