@@ -43,8 +43,8 @@ def _keeps_vectors(config: Config, unit: str, run: int) -> bool:
 def loads_ahead(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str, ...]) -> dict[str, bool]:
     """Of each operand (the kernel's name), whether its tiles are loaded into registers a step ahead of their product.
 
-    So are those that NVIDIA's GPUs cannot copy to shared memory asynchronously: where rows lie too narrow for it, or
-    where a thread loads a single 16-bit element, as of a tile of one column. AMD's compiler does it by itself.
+    So are those that the GPU cannot copy to shared memory asynchronously. Where it never does, the compiler does it by
+    itself.
     """
     size, (left, right) = dict(config.blocks), reads(config, problem, order)
     rows, columns, depth = product_shape(config)
@@ -64,9 +64,17 @@ def loads_ahead(config: Config, device: DeviceSpec, problem: Problem, order: tup
             tiles = {"p": (size["A"] * size["E"], left), "q": (size["E"] * size["C"], right)}
     item = itemsize(problem.dtype)
     return {
-        name: device.vendor == "nvidia" and min(vector, elements_of_a_thread(elements, config) * item) < LEAST_COPY
-        for name, (elements, vector) in tiles.items()
+        name: _cannot_be_copied(elements, vector, item, config, device) for name, (elements, vector) in tiles.items()
     }
+
+
+def _cannot_be_copied(elements: int, vector: int, item: int, config: Config, device: DeviceSpec) -> bool:
+    """Whether a tile is too small or too narrow for a GPU that copies others to shared memory asynchronously."""
+    if device.vendor == "nvidia":
+        # Rows may lie too narrow for a copy, or a thread load a single 16-bit element, as of a tile of one column.
+        return min(vector, elements_of_a_thread(elements, config) * item) < LEAST_COPY
+    # On gfx950 every thread copies, and never 8 bytes: the compiler fails where it would have to. Others never copy.
+    return device.architecture == "gfx950" and (elements < 64 * config.num_warps or item == 8)
 
 
 def elements_of_a_thread(elements: int, config: Config) -> int:
