@@ -8,7 +8,7 @@ from ..tuning.devices import DeviceSpec
 from ..tuning.targets import asynchronous_unit
 from .config import Config, product_shape
 from .cost import uses_matrix_unit
-from .problem import ContractProblem, GradInputsProblem, Problem, itemsize
+from .problem import ContractProblem, GradInputsProblem, Problem, itemsize, sum_bytes
 from .reads import elements_of_a_thread, reads
 
 # What `registers` may come to before something is spilt, read off kernels compiled for every architecture: an
@@ -35,6 +35,12 @@ _WITH_OPERANDS = {"khatri_rao": 195, "project": 195, "chain": 290}
 # with several p, and with few, whose q are many.
 _SEVERAL_WITH_OPERANDS, _FEW_WITH_OPERANDS = 283, 277
 
+# The same of a gradient of a weight for AMD's consumer GPUs; and of all kernels with their matrix instructions, which
+# want every operand in both halves of a wave.
+_RDNA = ("gfx11", "gfx12")
+_WITH_OPERANDS_OF_RDNA = 400
+_WITH_OPERANDS_OF_WMMA = {"khatri_rao": 195, "project": 193, "grad_inputs": 190, "grad_weight": 175, "chain": 220}
+
 # Elements of a chain's result that may change threads on their way out; more of them do for wgmma's float32 alone. (Of
 # odd strides 8192 do for tcgen05 too, in 8 KiB more than is said here, of 227.)
 _FEW_ENOUGH = {"mma": 8192, "wgmma": 8192, "tcgen05": 4096}
@@ -60,7 +66,7 @@ def accumulators(config: Config, dtype: str) -> int:
         elements += rows * size["P"]
     elif config.kernel == "chain":
         elements = size["A"] * (size["C"] + size["D"])
-    return elements * max(4, itemsize(dtype)) // 4 // (32 * config.num_warps)
+    return elements * sum_bytes(dtype) // 4 // (32 * config.num_warps)
 
 
 def loads(config: Config, dtype: str, vectors: tuple[int, int], held: bool = False) -> int:
@@ -96,6 +102,13 @@ def _operands(config: Config, dtype: str) -> int:
     rows, columns, depth = product_shape(config)
     side = (rows * columns / (32 * config.num_warps)) ** 0.5  # of a thread's part of the result, were it square
     return int(2 * side * depth * itemsize(dtype) / 4)
+
+
+def _operands_of_wmma(config: Config, dtype: str) -> int:
+    """Registers of a lane: its part of both operands of its wave, of which either half holds all."""
+    rows, columns, depth = product_shape(config)
+    side = (rows * columns / config.num_warps) ** 0.5  # of the wave's part of the result, were it square
+    return int(2 * side * depth * itemsize(dtype) / 4 / 16)
 
 
 def _for_long_factor(config: Config, problem: Problem, vectors: tuple[int, int], one_by_one: bool) -> int:
@@ -141,7 +154,7 @@ def shared_bytes(
         chained = config.kernel == "chain"
         loop += (config["C"] * (config["A"] + config["D"]) if chained else depth * columns) * itemsize(dtype)
     # What is stored changes threads, once the loop's buffers are free.
-    item = max(4, itemsize(dtype)) if split else itemsize(dtype)
+    item = sum_bytes(dtype) if split else itemsize(dtype)
     match config.kernel:
         case "khatri_rao" | "grad_weight" if unit != "tcgen05":
             return max(loop, rows * columns * item)
@@ -178,11 +191,11 @@ def _loop_bytes(config: Config, device: DeviceSpec, dtype: str, held: bool) -> i
             return right * streamed + depth * (size["P"] + size["Q"]) * item * factors + product
         case "grad_inputs" if held:
             # g stays; a step's tiles and the sums that change threads, or behind the steps dy, take turns in the rest.
-            sums = max(4096, rows * size["M"] * 2 * max(4, item), _sums_of_tcgen05(config, unit))
-            return rows * depth * item + max(right * streamed + sums, rows * size["N"] * max(4, item))
+            sums = max(4096, rows * size["M"] * 2 * sum_bytes(dtype), _sums_of_tcgen05(config, unit))
+            return rows * depth * item + max(right * streamed + sums, rows * size["N"] * sum_bytes(dtype))
         case "grad_inputs":
             # Where rows are too few for the warps, several share a row, and add up dy in shared memory.
-            sums = 8 * config.num_warps * size["N"] * max(4, item) if rows < 16 * config.num_warps else 0
+            sums = 8 * config.num_warps * size["N"] * sum_bytes(dtype) if rows < 16 * config.num_warps else 0
             return max((right + rows * depth * item) * streamed, sums, _sums_of_tcgen05(config, unit))
         case "chain":
             # The second product's operands lie where those of the first one lay, at times but for a tile of Q.
@@ -233,6 +246,9 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
         return False
     if one_by_one and needed + _operands(config, problem.dtype) > _with_operands(config, device):
         return False
+    wmma = not one_by_one and device.architecture.startswith(_RDNA)
+    if wmma and needed + _operands_of_wmma(config, problem.dtype) > _WITH_OPERANDS_OF_WMMA[config.kernel]:
+        return False
     return shared_bytes(config, device, problem.dtype, held, problem.precision) <= device.shared_memory
 
 
@@ -240,6 +256,8 @@ def _with_operands(config: Config, device: DeviceSpec) -> float:
     """What registers and operands may come to without matrix instructions."""
     if config.kernel == "grad_weight" and device.architecture == "sm_120":
         return _SEVERAL_WITH_OPERANDS if config["P"] >= 8 else _FEW_WITH_OPERANDS
+    if config.kernel == "grad_weight" and device.architecture.startswith(_RDNA):
+        return _WITH_OPERANDS_OF_RDNA
     return _WITH_OPERANDS.get(config.kernel, inf)
 
 
