@@ -39,7 +39,7 @@ _SEVERAL_WITH_OPERANDS, _FEW_WITH_OPERANDS = 283, 277
 # want every operand in both halves of a wave.
 _RDNA = ("gfx11", "gfx12")
 _WITH_OPERANDS_OF_RDNA = 400
-_WITH_OPERANDS_OF_WMMA = {"khatri_rao": 195, "project": 193, "grad_inputs": 190, "grad_weight": 175, "chain": 220}
+_WITH_OPERANDS_OF_WMMA = {"khatri_rao": 195, "project": 193, "grad_inputs": 190, "grad_weight": 150, "chain": 220}
 
 # Elements of a chain's result that may change threads on their way out; more of them do for wgmma's float32 alone. (Of
 # odd strides 8192 do for tcgen05 too, in 8 KiB more than is said here, of 227.)
