@@ -689,11 +689,17 @@ def test_more_rows_than_kernels_count():
     with pytest.raises(RuntimeError, match=r"at most 2\*\*30 rows, got 1073741825"):
         contract_launches(x, x, meta(1, 8, 8), None, meta(1, 1).expand(2**30 + 1, 1), None, H100)
     p, q = (meta(1, 1, *matrix).expand(2**29, 1, *matrix) for matrix in ((8, 800), (800, 800)))
-    with pytest.raises(RuntimeError, match=r"at most 2\*\*30 tiles .* got 1 and 6979321856"):
+    with pytest.raises(RuntimeError, match=r"sums of at most 2\*\*30 tiles, got 6979321856"):
         chain_launches(p, q, p.mT, None, meta(1, 1, 8, 8), H100)
-    form = meta(1, 1, 8, 8).expand(2**30 + 1, 1, 8, 8)
-    with pytest.raises(RuntimeError, match=r"at most 2\*\*30 tiles .* got 1073741825 and 1"):
-        chain_launches(form, form, form, None, form, H100)
+
+
+@pytest.mark.parametrize(("gpu", "programs"), [("NVIDIA H100 80GB HBM3", 2**31), ("AMD Instinct MI300X", 2**24)])
+def test_more_programs_than_a_grid_holds(gpu, programs):
+    form = meta(1, 8, 8, 8).expand(programs // 8, 8, 8, 8)
+    with pytest.raises(RuntimeError, match=rf"at most \d+ tiles of the result on {gpu}, got {programs}"):
+        chain_launches(form, form, form, None, form, find_device(gpu))
+    quarter = form[: programs // 32]
+    assert chain_launches(quarter, quarter, quarter, None, quarter, find_device(gpu))[0].grid[0] == programs // 4
 
 
 @pytest.mark.parametrize(("outputs", "wide"), [(2100, False), (2200, True)])

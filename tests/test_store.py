@@ -20,7 +20,7 @@ from triton_bilinear import planning
 from triton_bilinear.planning import SEPARATE, ContractProblem, GradInputsProblem, GradWeightProblem, Plan, dispatch
 from triton_bilinear.planning.config import config
 from triton_bilinear.planning.dispatch import plan_of, plans_of, predicted_best
-from triton_bilinear.planning.problem import ChainProblem, Problem
+from triton_bilinear.planning.problem import ChainProblem, Problem, of_one_row
 from triton_bilinear.tuning import sources, store
 from triton_bilinear.tuning.devices import DeviceSpec, find_device
 from triton_bilinear.tuning.save import file_path, save
@@ -224,10 +224,20 @@ def test_another_batch_asks_for_no_tile_but_the_stored_one(
     asked, plans_with = [], module.plans_with
     monkeypatch.setattr(module, "plans_with", lambda tile, *rest: asked.append(tile.config) or plans_with(tile, *rest))
     monkeypatch.setattr(module, "legal", lambda *_: pytest.fail("legality does not depend on the rows"))
-    rows = "outputs" if isinstance(problem, ChainProblem) else "B"
-    plan = plan_of(replace(problem, **{rows: getattr(problem, rows) + 1}), H100)
-    assert (plan.config, plan.order) == (chosen.config, chosen.order)
-    assert asked == [chosen.config]
+    for name in ("outputs", "A", "D") if isinstance(problem, ChainProblem) else ("B",):
+        asked.clear()
+        plan = plan_of(replace(problem, **{name: getattr(problem, name) + 1}), H100)
+        assert (plan.config, plan.order) == (chosen.config, chosen.order)
+        assert asked == [chosen.config]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: type(problem).__name__)
+@pytest.mark.parametrize("gpu", ["NVIDIA H100 80GB HBM3", "NVIDIA B200", "AMD Radeon RX 7900 XTX"])
+def test_legal_tiles_depend_on_no_rows(gpu: str, problem: Problem) -> None:
+    device, legal_tiles = find_device(gpu), dispatch._MODULES[type(problem)].legal_tiles
+    for dtype, precision in (("bfloat16", "ieee"), ("float32", "ieee"), ("float64", "ieee")):
+        each = replace(problem, dtype=dtype, precision=precision)
+        assert legal_tiles(each, device) == legal_tiles(of_one_row(each), device) != ()
 
 
 # Stale, foreign, corrupt ----------------------------------------------------------------------------------------------

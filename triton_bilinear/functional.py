@@ -38,7 +38,8 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None, *
         torch.nn.functional.linear.
 
     Raises:
-        RuntimeError: sizes, dtypes or devices that do not match; on a GPU, more than 2**30 rows.
+        RuntimeError: sizes, dtypes or devices that do not match; on a GPU, more than 2**30 rows, or more tiles of a
+            result than a grid holds.
         IndexError: no axis `feature_dim`.
         TypeError: an argument that is no tensor.
     """

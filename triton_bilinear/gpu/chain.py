@@ -50,9 +50,8 @@ def chain_launches(
         p, q, r, target = r.mT, q.mT, p.mT, target.mT
     sizes = {"A": p.shape[-2], "C": r.shape[-2], "D": r.shape[-1], "E": p.shape[-1]}
     steps = problem.K * -(-sizes["C"] // config["C"])
-    programs = problem.outputs * -(-sizes["A"] // config["A"]) * -(-sizes["D"] // config["D"])
-    if max(steps, programs) > MOST_ROWS:
-        raise RuntimeError(f"expected at most 2**30 tiles of a result, and sums of as many, got {programs} and {steps}")
+    if steps > MOST_ROWS:
+        raise RuntimeError(f"expected sums of at most 2**30 tiles, got {steps}")
     rows = batch_rows((p, q, r, target), axes=3)
     levels = zip("pqro", rows.strides, strict=True)
     arguments = {
@@ -79,6 +78,7 @@ def chain_launches(
         "HAS_BIAS": bias is not None,
         **common_constants(plan, problem, device, (span(tensor, 2) for tensor in (p, q, r, target))),
     }
+    programs = problem.outputs * -(-sizes["A"] // config["A"]) * -(-sizes["D"] // config["D"])
     launches = [plan_launch(chain_kernel, (programs, plan.splits), arguments, plan, device)]
     if partial is not None:
         launches.append(reduce_rows(partial, None, out, device))

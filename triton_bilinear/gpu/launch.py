@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..planning import LEAST_COPY, Config, Plan, Problem, loads_ahead
 from ..tuning.devices import DeviceSpec
+from ..tuning.targets import gpu_target
 from .device import interpreting, on_device
 
 # An offset of so many elements needs 64 bits.
@@ -46,9 +47,19 @@ class Launch:
 def plan_launch(
     kernel: Any, grid: tuple[int, int], arguments: dict[str, Any], plan: Plan, device: DeviceSpec
 ) -> Launch:
-    """The launch that carries out a plan on a device."""
+    """The launch that carries out a plan on a device. RuntimeError for more programs than a grid of it holds."""
     config = plan.config
+    most = _most_programs(device, config.num_warps)
+    if grid[0] > most:
+        raise RuntimeError(f"expected at most {most} tiles of the result on {device.name}, got {grid[0]}")
     return Launch(kernel, grid, arguments, config.num_warps, config.num_stages, compiler_options(device), plan)
+
+
+def _most_programs(device: DeviceSpec, num_warps: int) -> int:
+    """Along a grid's first axis: CUDA counts its programs in 31 bits, HIP its threads in 32."""
+    if device.vendor == "nvidia":
+        return 2**31 - 1
+    return (2**32 - 1) // (gpu_target(device.architecture).warp_size * num_warps)
 
 
 def compiler_options(device: DeviceSpec) -> dict[str, Any]:

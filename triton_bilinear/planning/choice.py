@@ -26,7 +26,7 @@ _refused: set[tuple[Problem, DeviceSpec]] = set()
 
 
 def remembered(planner: _Planner) -> _Planner:
-    """Plans once for each problem and device, until `forget_plans`."""
+    """Called once for each problem and device, until `forget_plans`."""
     cached: Any = lru_cache(maxsize=4096)(planner)
     when_forgotten(cached.cache_clear)
     return cached

@@ -36,7 +36,7 @@ _WITH_OPERANDS = {"khatri_rao": 195, "project": 195, "chain": 290}
 _SEVERAL_WITH_OPERANDS, _FEW_WITH_OPERANDS = 283, 277
 
 # The same of a gradient of a weight for AMD's consumer GPUs; and of all kernels with their matrix instructions, which
-# want every operand in both halves of a wave.
+# on gfx11 want every operand in both halves of a wave (gfx12, where the same tiles spill, is taken to be alike).
 _RDNA = ("gfx11", "gfx12")
 _WITH_OPERANDS_OF_RDNA = 400
 _WITH_OPERANDS_OF_WMMA = {"khatri_rao": 195, "project": 193, "grad_inputs": 190, "grad_weight": 150, "chain": 220}

@@ -18,7 +18,7 @@ _ALIKE = 1.02
 
 @dataclass(frozen=True)
 class Tile:
-    """A tile that the device takes for a problem of any number of rows.
+    """A tile that the device takes for a problem of any number of rows; or SEPARATE, which has no steps of its own.
 
     order: the problem's axes in the order in which the kernel's own axes take them, e.g. ("p", "r", "q") where the
     kernel contracts r first. steps: of the kernel's loop, or of both its loops.

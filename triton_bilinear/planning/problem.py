@@ -92,11 +92,12 @@ class ChainProblem:
 Problem = ContractProblem | GradInputsProblem | GradWeightProblem | ChainProblem
 _Problem = TypeVar("_Problem", bound=Problem)
 
-# The sizes that may change with every call of a layer.
+# The sizes that may change with every call of a layer: of batches, and of pairs the lengths of sequences.
 ROWS = ("B", "outputs", "K", "inputs")
+_LENGTHS = ("A", "C", "D", "E")
 
 
 def of_one_row(problem: _Problem) -> _Problem:
-    """The problem with each of ROWS 1: what all calls of a layer have in common."""
-    rows: dict[str, Any] = {field.name: 1 for field in fields(problem) if field.name in ROWS}
-    return replace(problem, **rows)
+    """The problem with each of those 1: what all calls of a layer have in common, and legal tiles depend on."""
+    ones: dict[str, Any] = {field.name: 1 for field in fields(problem) if field.name in (*ROWS, *_LENGTHS)}
+    return replace(problem, **ones)

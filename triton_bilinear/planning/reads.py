@@ -43,8 +43,8 @@ def _keeps_vectors(config: Config, unit: str, run: int) -> bool:
 def loads_ahead(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str, ...]) -> dict[str, bool]:
     """Of each operand (the kernel's name), whether its tiles are loaded into registers a step ahead of their product.
 
-    So are those that the GPU cannot copy to shared memory asynchronously. Where it never does, the compiler does it by
-    itself.
+    So are those that the GPU cannot copy to shared memory asynchronously. For GPUs that copy nothing so, the compiler
+    loads every tile ahead by itself.
     """
     size, (left, right) = dict(config.blocks), reads(config, problem, order)
     rows, columns, depth = product_shape(config)
