@@ -234,7 +234,7 @@ def faults(launches: list[gpu_launch.Launch], device: DeviceSpec, dtype: torch.d
         if not isinstance(result, CompiledReport):
             found.append(f"{name}: {result.error}")
             continue
-        # AMD's compiler keeps a few bytes on the stack with nothing in them.
+        # AMD's compiler asks for a few bytes of stack at times where it spills no vector register.
         if result.stack_bytes if device.vendor == "nvidia" else result.spills:
             found.append(
                 f"{name}: {result.stack_bytes} bytes of stack, {result.spills} spills, {result.registers} registers"

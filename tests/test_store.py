@@ -220,7 +220,7 @@ def test_another_batch_asks_for_no_tile_but_the_stored_one(
     chosen = another(problem)
     put([stored(chosen, problem)], H100, folder)
     assert same(plan_of(problem, H100), chosen)
-    module = dispatch._MODULES[type(problem)]
+    module = dispatch.MODULES[type(problem)]
     asked, plans_with = [], module.plans_with
     monkeypatch.setattr(module, "plans_with", lambda tile, *rest: asked.append(tile.config) or plans_with(tile, *rest))
     monkeypatch.setattr(module, "legal", lambda *_: pytest.fail("legality does not depend on the rows"))
@@ -234,7 +234,7 @@ def test_another_batch_asks_for_no_tile_but_the_stored_one(
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: type(problem).__name__)
 @pytest.mark.parametrize("gpu", ["NVIDIA H100 80GB HBM3", "NVIDIA B200", "AMD Radeon RX 7900 XTX"])
 def test_legal_tiles_depend_on_no_rows(gpu: str, problem: Problem) -> None:
-    device, legal_tiles = find_device(gpu), dispatch._MODULES[type(problem)].legal_tiles
+    device, legal_tiles = find_device(gpu), dispatch.MODULES[type(problem)].legal_tiles
     for dtype, precision in (("bfloat16", "ieee"), ("float32", "ieee"), ("float64", "ieee")):
         each = replace(problem, dtype=dtype, precision=precision)
         assert legal_tiles(each, device) == legal_tiles(of_one_row(each), device) != ()

@@ -10,7 +10,7 @@ from . import chain, contract, grad_inputs, grad_weight
 from .plan import Plan, cheapest
 from .problem import ChainProblem, ContractProblem, GradInputsProblem, GradWeightProblem, Problem, of_one_row
 
-_MODULES = {
+MODULES = {
     ContractProblem: contract,
     GradInputsProblem: grad_inputs,
     GradWeightProblem: grad_weight,
@@ -33,7 +33,7 @@ def plan_of(problem: Problem, device: DeviceSpec) -> Plan | None:
 
 def plans_of(problem: Problem, device: DeviceSpec) -> list[Plan]:
     """Every plan that the device can run; for a GradInputsProblem the last one's config is SEPARATE."""
-    module: Any = _MODULES[type(problem)]
+    module: Any = MODULES[type(problem)]
     legal = module.legal_tiles(of_one_row(problem), device)
     return [plan for tile in legal for plan in module.plans_with(tile, problem, device)]
 

@@ -97,18 +97,11 @@ def registers(config: Config, dtype: str, vectors: tuple[int, int], held: bool =
     return accumulators(config, dtype) + 2 * loads(config, dtype, vectors, held)
 
 
-def _operands(config: Config, dtype: str) -> int:
-    """Registers of a thread that multiplies without matrix instructions: its part of both operands."""
+def _operands(config: Config, dtype: str, parts: int) -> float:
+    """Registers for one of so many parts of the result, were it square: its rows and columns of both operands."""
     rows, columns, depth = product_shape(config)
-    side = (rows * columns / (32 * config.num_warps)) ** 0.5  # of a thread's part of the result, were it square
-    return int(2 * side * depth * itemsize(dtype) / 4)
-
-
-def _operands_of_wmma(config: Config, dtype: str) -> int:
-    """Registers of a lane: its part of both operands of its wave, of which either half holds all."""
-    rows, columns, depth = product_shape(config)
-    side = (rows * columns / config.num_warps) ** 0.5  # of the wave's part of the result, were it square
-    return int(2 * side * depth * itemsize(dtype) / 4 / 16)
+    side = (rows * columns / parts) ** 0.5
+    return 2 * side * depth * itemsize(dtype) / 4
 
 
 def _for_long_factor(config: Config, problem: Problem, vectors: tuple[int, int], one_by_one: bool) -> int:
@@ -244,12 +237,19 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
     most = _REGISTERS[config.kernel][matrix_unit(config, device, problem.dtype)]
     if needed > most * _share(config, device, problem):
         return False
-    if one_by_one and needed + _operands(config, problem.dtype) > _with_operands(config, device):
-        return False
-    wmma = not one_by_one and device.architecture.startswith(_RDNA)
-    if wmma and needed + _operands_of_wmma(config, problem.dtype) > _WITH_OPERANDS_OF_WMMA[config.kernel]:
+    if not _holds_operands(config, device, problem.dtype, needed, one_by_one):
         return False
     return shared_bytes(config, device, problem.dtype, held, problem.precision) <= device.shared_memory
+
+
+def _holds_operands(config: Config, device: DeviceSpec, dtype: str, needed: int, one_by_one: bool) -> bool:
+    """Whether registers are left beside those needed where a thread holds its part of both operands too."""
+    if one_by_one:
+        return needed + int(_operands(config, dtype, 32 * config.num_warps)) <= _with_operands(config, device)
+    if device.architecture.startswith(_RDNA):
+        # Either half of a wave, 16 lanes, holds all of the wave's part.
+        return needed + int(_operands(config, dtype, config.num_warps) / 16) <= _WITH_OPERANDS_OF_WMMA[config.kernel]
+    return True
 
 
 def _with_operands(config: Config, device: DeviceSpec) -> float:
