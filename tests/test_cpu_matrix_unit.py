@@ -191,7 +191,7 @@ def test_pieces_of_products(axes) -> None:
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize("axes", permutations(range(3)), ids=str)
+@pytest.mark.parametrize("axes", list(permutations(range(3))), ids=str)
 def test_pieces_of_a_gradient_with_rows_innermost(axes: tuple[int, ...], in_place: bool, monkeypatch) -> None:
     """In a result that lies as the products return it they are made there, else in a buffer."""
     inputs, (out,) = make("grad_weight", torch.bfloat16, b=70, p=6, q=9, r=10)

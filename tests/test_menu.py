@@ -38,13 +38,15 @@ from triton_bilinear.planning import (
     plan_grad_inputs,
     plan_grad_weight,
 )
-from triton_bilinear.planning.config import product_shape
-from triton_bilinear.planning.dispatch import plans_of
+from triton_bilinear.planning.dispatch import MODULES, plans_of
 from triton_bilinear.planning.limits import accumulators, legal, shared_bytes
+from triton_bilinear.planning.menu import MENU, choices
+from triton_bilinear.planning.problem import itemsize
 from triton_bilinear.tuning.compiler import CompiledReport
 from triton_bilinear.tuning.devices import DeviceSpec, device_names, find_device
 from triton_bilinear.tuning.pool import CompilerPool
-from triton_bilinear.tuning.targets import expected_matrix_class, gpu_target, product_precisions
+from triton_bilinear.tuning.sweep import sound
+from triton_bilinear.tuning.targets import gpu_target, product_precisions
 
 GPUS = {
     "sm_80": "NVIDIA A100-SXM4-80GB",
@@ -215,15 +217,6 @@ def candidates(op: str, layout: Layout, dtype: torch.dtype, device: DeviceSpec) 
     return list(found.values())
 
 
-def matrix_class(launch: gpu_launch.Launch, device: DeviceSpec, dtype: torch.dtype) -> str | None:
-    """The matrix instruction that the launch's product should become."""
-    assert launch.plan is not None
-    name = str(dtype).removeprefix("torch.")
-    rows = product_shape(launch.plan.config)[0]
-    precision = launch.arguments["PRECISION"]
-    return expected_matrix_class(device.architecture, name, precision, rows, launch.num_warps)
-
-
 def faults(launches: list[gpu_launch.Launch], device: DeviceSpec, dtype: torch.dtype, pool: CompilerPool) -> list[str]:
     """What is wrong with each launch's compiled kernel."""
     results = pool.compile_many([compile_request(launch, device) for launch in launches])
@@ -231,19 +224,8 @@ def faults(launches: list[gpu_launch.Launch], device: DeviceSpec, dtype: torch.d
     for launch, result in zip(launches, results, strict=True):
         assert launch.plan is not None
         name = f"{launch.plan.config} {''.join(launch.plan.order)} splits {launch.plan.splits}"
-        if not isinstance(result, CompiledReport):
-            found.append(f"{name}: {result.error}")
-            continue
-        # AMD's compiler asks for a few bytes of stack at times where it spills no vector register.
-        if result.stack_bytes if device.vendor == "nvidia" else result.spills:
-            found.append(
-                f"{name}: {result.stack_bytes} bytes of stack, {result.spills} spills, {result.registers} registers"
-            )
-        if result.shared_bytes > device.shared_memory:
-            found.append(f"{name}: {result.shared_bytes} bytes of shared memory")
-        wanted = matrix_class(launch, device, dtype)
-        if wanted is not None and wanted not in result.matrix_classes:
-            found.append(f"{name}: no {wanted} but {result.matrix_instructions}")
+        these = sound.faults(launch, result, device, str(dtype).removeprefix("torch."))
+        found += [f"{name}: {fault}" for fault in these]
     return found
 
 
@@ -394,6 +376,38 @@ def test_every_problem_has_a_legal_plan(name: str) -> None:
             continue
         assert legal(plan.config, device, problem, plan.order), (problem, plan)
         assert plan.estimate.seconds > 0
+
+
+@pytest.mark.parametrize("kernel", MENU)
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [("bfloat16", "ieee"), ("float32", "ieee"), ("float32", "tf32"), ("float64", "ieee")]
+)
+@pytest.mark.parametrize("vector", [8, 16])
+def test_no_tile_is_offered_twice(kernel: str, dtype: str, precision: str, vector: int) -> None:
+    offered = choices(kernel, dtype, precision, vector)
+    assert len(set(offered)) == len(offered) > 0
+
+
+def test_every_tile_of_the_menu_serves_some_device() -> None:
+    served = set()
+    for device in map(find_device, GPUS.values()):
+        singles = [("float32", precision) for precision in product_precisions(device.architecture)]
+        for dtype, precision in [("bfloat16", "ieee"), ("float64", "ieee"), *singles]:
+            item = itemsize(dtype)
+            for vector, L in product((item, 16), (16, 200)):
+                common = (1, L, 200, 200, dtype, precision)
+                unit = ("r", "n") if vector > item else ("", "")
+                problems = [
+                    ContractProblem(*common, unit[0], vector, vector),
+                    GradInputsProblem(*common, unit[1], vector, vector),
+                    GradWeightProblem(*common, (vector, vector, vector)),
+                    ChainProblem(*common[:2], 1, 1, 1, 1, dtype, precision, vector, 1),
+                ]
+                served |= {
+                    tile.config for problem in problems for tile in MODULES[type(problem)].legal_tiles(problem, device)
+                }
+    unserved = [tile for tables in MENU.values() for table in tables.values() for tile in table if tile not in served]
+    assert unserved == []
 
 
 def test_targets_of_the_grid_are_those_of_the_devices() -> None:

@@ -98,17 +98,25 @@ def estimate(work: Work, rates: Rates) -> Estimate:
     matrix = waves * (work.matrix_flops / rates.flops + work.waits / rates.instructions)
     issue = waves * work.instructions / rates.instructions
     l2 = waves * work.l2_bytes / rates.l2_bytes
-    dram_bytes = work.dram_bytes
-    # A workspace is read at once by the next launch: a small one is still in the L2 cache.
-    if work.workspace_bytes <= rates.cached_bytes:
-        l2 += 2 * work.workspace_bytes / (rates.sm_count * rates.l2_bytes)
-    else:
-        dram_bytes += 2 * work.workspace_bytes
-    dram = dram_bytes / rates.dram_bytes
+    # The next launch waits for a workspace, and reads it again: a small one from the L2 cache, a large one from memory.
+    lost = work.workspace_bytes * min(1.0, max(0.0, work.workspace_bytes / rates.cached_bytes - 1))
+    again_l2 = (work.workspace_bytes - lost) / (rates.sm_count * rates.l2_bytes)
+    again_dram = lost / rates.dram_bytes
+    l2 += again_l2
+    dram = work.dram_bytes / rates.dram_bytes + again_dram
     launch = work.launches * LAUNCH_SECONDS + PROGRAM_SECONDS
     overlapped = (matrix**3 + issue**3 + l2**3 + dram**3) ** (1 / 3)
-    flops = work.programs * work.matrix_flops
-    return Estimate(overlapped + launch, matrix, issue, l2, dram, launch, waves, flops, dram_bytes)
+    return Estimate(
+        seconds=overlapped + again_l2 + again_dram + launch,
+        matrix=matrix,
+        issue=issue,
+        l2=l2 + again_l2,
+        dram=dram + again_dram,
+        launch=launch,
+        waves=waves,
+        matrix_flops=work.programs * work.matrix_flops,
+        dram_bytes=work.dram_bytes + 2 * lost,
+    )
 
 
 def floor_seconds(

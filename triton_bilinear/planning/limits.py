@@ -22,6 +22,9 @@ _REGISTERS = {
     "chain": {"mma": 110, "wgmma": 177, "tcgen05": 190},
 }
 
+# The same of tcgen05's grad_inputs in half precision where it walks g, in tiles no deeper than the second number.
+_WALKED, _NO_DEEPER = 120, 64
+
 # The share of those that is left where an element of an operand takes two registers, where both operands are held in
 # two parts (tf32x3), or whole, for products without matrix instructions; and where tcgen05, which takes operands of 32
 # bits in one order only, has to be given others by way of registers.
@@ -95,6 +98,17 @@ def loads(config: Config, dtype: str, vectors: tuple[int, int], held: bool = Fal
 def registers(config: Config, dtype: str, vectors: tuple[int, int], held: bool = False) -> int:
     """Registers of a thread that live through the loop: accumulators, and two for each address."""
     return accumulators(config, dtype) + 2 * loads(config, dtype, vectors, held)
+
+
+def _made(config: Config, unit: str) -> int:
+    """Elements of a left operand that is made in registers, and stays there in two parts.
+
+    tcgen05 has it written to its own memory; of the others' short Khatri-Rao tiles `_TWO_PARTS` takes care.
+    """
+    if config.kernel == "chain":
+        return config["A"] * config["C"]
+    made = config.kernel == "khatri_rao" and unit == "wgmma"
+    return config["B"] * config["Q"] * config["R"] if made else 0
 
 
 def _operands(config: Config, dtype: str, parts: int) -> float:
@@ -232,10 +246,9 @@ def legal(config: Config, device: DeviceSpec, problem: Problem, order: tuple[str
         needed += 8 + config["L"] // 128  # one more loop around the product
     if isinstance(problem, ContractProblem) and problem.keep:
         needed += 2 * accumulators(config, problem.dtype)  # stored in every step, each with an address of its own
-    if config.kernel == "chain" and problem.precision == "tf32x3":
-        needed += config["A"] * config["C"] // (32 * config.num_warps)  # the inner product, an operand in two parts
-    most = _REGISTERS[config.kernel][matrix_unit(config, device, problem.dtype)]
-    if needed > most * _share(config, device, problem):
+    if problem.precision == "tf32x3":
+        needed += _made(config, matrix_unit(config, device, problem.dtype)) // (32 * config.num_warps)
+    if needed > _most(config, device, problem, held):
         return False
     if not _holds_operands(config, device, problem.dtype, needed, one_by_one):
         return False
@@ -282,6 +295,15 @@ def may_split(config: Config, device: DeviceSpec, problem: ContractProblem) -> b
         or matrix_unit(config, device, problem.dtype) != "tcgen05"
         or accumulators(config, problem.dtype) < 128
     )
+
+
+def _most(config: Config, device: DeviceSpec, problem: Problem, held: bool) -> float:
+    """What `registers` may come to. held: g is loaded once and kept (grad_inputs)."""
+    unit = matrix_unit(config, device, problem.dtype)
+    walked = config.kernel == "grad_inputs" and not held and config["L"] <= _NO_DEEPER
+    if walked and unit == "tcgen05" and itemsize(problem.dtype) == 2:
+        return _WALKED
+    return _REGISTERS[config.kernel][unit] * _share(config, device, problem)
 
 
 def _share(config: Config, device: DeviceSpec, problem: Problem) -> float:

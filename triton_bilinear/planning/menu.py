@@ -1,8 +1,9 @@
 """The tiles that a plan may choose from, one table per kernel.
 
 Each table is keyed by what decides a tile's registers: "half" (16-bit operands on matrix units), "tf32" (also tf32x3),
-"scalar" (float32 at full precision and float64), each with operands read in vectors of 8 bytes or
-more; "unaligned" holds the smaller tiles for narrower ones. `limits.py` says which of them a device takes.
+"scalar" (float32 at full precision and float64), each with operands read in vectors of 8 bytes or more. "unaligned"
+holds the tiles that serve narrower ones too, of any dtype, "unaligned half" those of 16-bit operands alone. A kernel
+without a table has no tiles of that kind of its own. `limits.py` says which of them a device takes.
 """
 
 from __future__ import annotations
@@ -31,17 +32,22 @@ KHATRI_RAO = {
             [(128, 256, 8, 3), (128, 128, 8, 3), (64, 128, 4, 3), (64, 64, 4, 3), (64, 32, 4, 3), (128, 16, 4, 3)]
             + [(16, 128, 4, 3), (16, 64, 4, 3)],
             [(4, 16), (1, 64)],
-        ),
+        )
+        + _with_depth([(256, 128, 8, 3), (256, 64, 8, 3), (128, 64, 4, 3)], [(8, 8)]),
     ),
     "tf32": _tiles(
         "khatri_rao",
         "BPQR",
-        _with_depth([(64, 64, 8, 3), (64, 32, 4, 3), (16, 64, 4, 3), (16, 32, 4, 3)], [(4, 8), (1, 32)]),
+        [(256, 64, 4, 8, 8, 3)]
+        + _with_depth([(64, 64, 8, 3), (64, 32, 4, 3), (16, 64, 4, 3), (16, 32, 4, 3)], [(4, 8), (1, 32)]),
     ),
     "scalar": _tiles(
         "khatri_rao",
         "BPQR",
-        _with_depth([(64, 64, 8, 2), (32, 32, 4, 2), (16, 64, 4, 2), (16, 16, 4, 2)], [(4, 4), (1, 16)]),
+        [
+            *_with_depth([(64, 64, 8, 2), (32, 32, 4, 2), (16, 64, 4, 2), (16, 16, 4, 2)], [(4, 4)]),
+            (32, 32, 1, 16, 4, 2),
+        ],
     ),
     "unaligned": _tiles(
         "khatri_rao",
@@ -50,6 +56,7 @@ KHATRI_RAO = {
             [(128, 64, 8, 2), (64, 64, 8, 2), (64, 32, 4, 2), (16, 64, 4, 2), (16, 16, 4, 2)], [(2, 16), (1, 16)]
         ),
     ),
+    "unaligned half": _tiles("khatri_rao", "BPQR", [(128, 64, 8, 8, 8, 2)]),
 }
 
 PROJECT = {
@@ -57,16 +64,17 @@ PROJECT = {
         "project",
         "BPQR",
         [(128, 1, 64, 128, 8, 3), (128, 1, 32, 128, 8, 3), (128, 2, 64, 64, 8, 3), (128, 8, 64, 16, 8, 3)]
-        + [(128, 4, 32, 32, 8, 3)]
+        + [(128, 1, 64, 64, 8, 3), (128, 4, 32, 32, 8, 3)]
         + [(64, 1, 64, 64, 8, 3), (64, 1, 64, 64, 4, 3), (64, 4, 64, 16, 4, 3), (64, 4, 32, 16, 4, 3)]
         + [(16, 1, 64, 128, 4, 3), (16, 1, 64, 64, 4, 3)],
     ),
     "tf32": _tiles(
-        "project", "BPQR", [(64, 1, 32, 64, 8, 3), (64, 4, 32, 16, 8, 3), (16, 1, 32, 64, 4, 3), (16, 4, 32, 16, 4, 3)]
+        "project",
+        "BPQR",
+        [(128, 4, 16, 32, 8, 3)]
+        + [(64, 1, 32, 64, 8, 3), (64, 4, 32, 16, 8, 3), (16, 1, 32, 64, 4, 3), (16, 4, 32, 16, 4, 3)],
     ),
-    "scalar": _tiles(
-        "project", "BPQR", [(64, 1, 16, 64, 8, 2), (64, 4, 16, 16, 8, 2), (16, 1, 16, 64, 4, 2), (16, 4, 16, 16, 4, 2)]
-    ),
+    "scalar": _tiles("project", "BPQR", [(64, 1, 16, 64, 8, 2), (64, 4, 16, 16, 8, 2), (16, 1, 16, 64, 4, 2)]),
     "unaligned": _tiles(
         "project",
         "BPQR",
@@ -80,19 +88,25 @@ GRAD_INPUTS = {
     "half": _tiles(
         "grad_inputs",
         "BLMN",
-        [(128, depth, m, n, 8, 2) for depth in (256, 128, 64) for m, n in ((2, 64), (4, 32), (8, 16), (2, 32), (4, 16))]
+        [(128, depth, m, n, 8, 2) for depth in (256, 128, 64) for m, n in ((4, 32), (8, 16), (2, 32), (4, 16))]
         + [(128, 64, 8, 16, 8, 3), (128, 64, 2, 32, 8, 3), (128, 64, 4, 16, 8, 3), (64, 64, 4, 16, 4, 3)]
-        + [(64, 256, 4, 16, 4, 2), (64, 128, 4, 16, 4, 2)]
+        + [(128, 32, 8, 16, 8, 2), (64, 256, 4, 16, 4, 2), (64, 128, 4, 16, 4, 2)]
         + [(128, 32, 4, 16, 8, 3), (128, 16, 4, 16, 8, 3), (64, 32, 4, 16, 4, 3), (64, 16, 4, 16, 4, 3)]
         + [(16, 64, 4, 16, 4, 3), (16, 16, 4, 16, 4, 3)],
     ),
-    "tf32": _tiles("grad_inputs", "BLMN", [(64, 32, 2, 32, 8, 3), (64, 32, 4, 16, 8, 3), (16, 32, 2, 16, 4, 3)]),
-    "scalar": _tiles("grad_inputs", "BLMN", [(64, 16, 2, 32, 8, 2), (64, 16, 4, 16, 8, 2), (16, 16, 2, 16, 4, 2)]),
+    "tf32": _tiles(
+        "grad_inputs",
+        "BLMN",
+        [(128, 16, 8, 16, 8, 2), (64, 32, 2, 32, 8, 3), (64, 32, 4, 16, 8, 3), (16, 32, 2, 16, 4, 3)],
+    ),
     "unaligned": _tiles(
         "grad_inputs",
         "BLMN",
         [(128, 32, 8, 8, 8, 2), (128, 32, 4, 16, 8, 2), (64, 16, 2, 32, 8, 2), (64, 16, 4, 16, 8, 2)]
         + [(64, 16, 2, 16, 8, 2), (16, 16, 2, 16, 4, 2)],
+    ),
+    "unaligned half": _tiles(
+        "grad_inputs", "BLMN", [(128, 16, 8, 16, 8, 2), (128, 16, 8, 8, 8, 2), (64, 16, 8, 16, 8, 2)]
     ),
 }
 
@@ -100,14 +114,16 @@ GRAD_WEIGHT = {
     "half": _tiles(
         "grad_weight",
         "BPQR",
-        [(64, 1, 128, 256, 8, 3), (64, 2, 128, 128, 8, 3), (64, 1, 128, 128, 8, 3), (64, 2, 64, 128, 8, 3)]
-        + [(32, 8, 16, 128, 8, 3), (32, 2, 64, 64, 4, 3), (32, 8, 16, 64, 4, 3), (32, 1, 64, 32, 4, 3)]
+        [(64, 1, 128, 256, 8, 3), (64, 8, 32, 128, 8, 3), (64, 16, 16, 128, 8, 3), (64, 1, 128, 128, 8, 3)]
+        + [(64, 2, 64, 128, 8, 3), (64, 8, 16, 64, 4, 3)]
+        + [(32, 2, 64, 64, 4, 3), (32, 8, 16, 64, 4, 3), (32, 1, 64, 32, 4, 3)]
         + [(32, 4, 16, 16, 4, 3), (32, 1, 16, 64, 4, 3)],
     ),
     "tf32": _tiles(
         "grad_weight",
         "BPQR",
-        [(32, 1, 64, 64, 8, 3), (32, 4, 16, 64, 8, 3), (32, 1, 32, 32, 4, 3), (32, 2, 16, 32, 4, 3)],
+        [(32, 16, 16, 128, 8, 3), (32, 8, 16, 128, 8, 3), (32, 8, 16, 64, 4, 3)]
+        + [(32, 1, 64, 64, 8, 3), (32, 4, 16, 64, 8, 3), (32, 1, 32, 32, 4, 3), (32, 2, 16, 32, 4, 3)],
     ),
     "scalar": _tiles(
         "grad_weight",
@@ -120,6 +136,11 @@ GRAD_WEIGHT = {
         [(32, 8, 8, 64, 8, 2), (32, 1, 64, 64, 8, 2), (32, 4, 16, 64, 8, 2), (32, 1, 64, 16, 4, 2)]
         + [(32, 1, 32, 32, 4, 2), (32, 1, 16, 16, 4, 2)],
     ),
+    "unaligned half": _tiles(
+        "grad_weight",
+        "BPQR",
+        [(32, 16, 16, 64, 8, 2), (32, 8, 16, 128, 8, 3), (64, 8, 16, 32, 4, 2)],
+    ),
 }
 
 CHAIN = {
@@ -129,8 +150,8 @@ CHAIN = {
         [(128, 64, 256, 32, 8, 3), (64, 64, 256, 32, 8, 3), (128, 64, 128, 64, 8, 3), (128, 64, 128, 32, 8, 3)]
         + [(64, 64, 128, 64, 8, 3), (64, 64, 64, 32, 4, 3), (64, 32, 64, 32, 4, 3), (16, 32, 64, 32, 4, 3)],
     ),
-    "tf32": _tiles("chain", "ACDE", [(64, 32, 128, 32, 8, 2), (64, 32, 64, 32, 8, 2), (16, 32, 32, 32, 4, 2)]),
-    "scalar": _tiles("chain", "ACDE", [(32, 16, 32, 16, 4, 2), (16, 16, 16, 16, 4, 2)]),
+    "tf32": _tiles("chain", "ACDE", [(64, 32, 128, 32, 8, 2), (16, 32, 32, 32, 4, 2)]),
+    "scalar": _tiles("chain", "ACDE", [(32, 16, 32, 16, 4, 2)]),
     "unaligned": _tiles(
         "chain",
         "ACDE",
@@ -150,8 +171,9 @@ MENU = {
 
 def choices(kernel: str, dtype: str, precision: str, vector: int) -> tuple[Config, ...]:
     """The tiles for a dtype and precision; vector: the bytes in which the product's right operand is read."""
-    tables = MENU[kernel]
+    tables, half = MENU[kernel], itemsize(dtype) == 2
+    narrow = tables["unaligned"] + (tables.get("unaligned half", ()) if half else ())
     if vector < 8:
-        return tables["unaligned"]
-    kind = "half" if itemsize(dtype) == 2 else "tf32" if precision in ("tf32", "tf32x3") else "scalar"
-    return tables[kind] + tables["unaligned"]
+        return narrow
+    kind = "half" if half else "tf32" if precision in ("tf32", "tf32x3") else "scalar"
+    return tables.get(kind, ()) + narrow

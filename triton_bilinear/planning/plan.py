@@ -60,14 +60,19 @@ def split_choices(steps: int, programs: int, sm_count: int) -> list[int]:
     return choices
 
 
+def _hides_memory(estimate: Estimate) -> bool:
+    """Whether memory takes so little of the time that with half the bandwidth it would not be seen either."""
+    return 10 * estimate.dram <= estimate.seconds
+
+
 def cheapest(plans: Iterable[Plan]) -> Plan:
     """The plan with the shortest predicted time; of those alike, one with the least matrix work, to a tenth.
 
-    None that moves more than twice the bytes that another one does: the model's memory is the ideal one.
+    None that moves more than twice the bytes of another, if that takes time: the model's memory is the ideal one.
     """
     plans = list(plans)
     most = 2 * min(plan.estimate.dram_bytes for plan in plans)
-    plans = [plan for plan in plans if plan.estimate.dram_bytes <= most]
+    plans = [plan for plan in plans if plan.estimate.dram_bytes <= most or _hides_memory(plan.estimate)]
     limit = _ALIKE * min(plan.estimate.seconds for plan in plans)
     alike = [plan for plan in plans if plan.estimate.seconds <= limit]
     least_work = min(plan.estimate.matrix_flops for plan in alike)
