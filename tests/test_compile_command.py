@@ -131,16 +131,16 @@ def test_equal_kernels_are_compiled_once(monkeypatch: pytest.MonkeyPatch):
             asked.extend(requests)
             return [str(request.arguments["B"]) for request in requests]
 
-    gpu = find_device("A100")
+    gpu = find_device("H100")
     launches = [
         each
-        for batch in (8192, 16384, 8193)
+        for batch in (65536, 131072, 65537)
         for each in step_launches(StepProblem((batch, 64, 64, 64), torch.bfloat16), gpu)
         if each.op.name == "forward" and each.first
     ]
     results = compiled.compile_launches(launches, Pool())  # type: ignore[arg-type]
-    assert results[0] == results[1] == "16384"
-    assert results[2] == "8193"
+    assert results[0] == results[1] == "131072"
+    assert results[2] == "65537"
     assert len(asked) == 2
 
 
